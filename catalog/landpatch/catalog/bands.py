@@ -10,7 +10,7 @@ from landpatch.catalog.grid import PATCH_METRES
 
 def read_table(text: str) -> list[dict[str, str]]:
     """Rows of a CSV table whose leading lines, with its sources, start with ``#``."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in text.removeprefix("\ufeff").splitlines() if line.strip() and not line.startswith("#")]
     return list(csv.DictReader(lines))
 
 

@@ -25,7 +25,36 @@ STRIP_ROWS = 13
 _BANDS = "CDEFGHJKLMNPQRSTUVWX"
 _COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
 _ROWS = "ABCDEFGHJKLMNPQRSTUV"
-_METRES_PER_DEGREE = 110_950  # along a meridian at middle latitudes; only chooses among 2,000 km cycles
+
+
+def _northing(latitude: float) -> float:
+    """UTM northing in metres, from the equator, of a latitude in degrees on the central meridian.
+
+    Meridian arc of WGS 84 to its second harmonic (Snyder, USGS PP 1395, 3-21), times UTM's scale: within a metre.
+    """
+    phi = math.radians(latitude)
+    return 0.9996 * (111_132.95 * latitude - 16_038.51 * math.sin(2 * phi) + 16.83 * math.sin(4 * phi))
+
+
+def _square_south(zone: int, band: str, row: str) -> int | None:
+    """South edge in metres from the equator of the one 100 km row of this letter that meets its latitude band."""
+    letter = (_ROWS.index(row) - (5 if zone % 2 == 0 else 0)) % 20  # even zones start their rows at F, not A
+    limits = [-80 + 8 * _BANDS.index(band), -72 + 8 * _BANDS.index(band)]
+    if band == "C":
+        limits[0] = -84  # Sentinel-2 goes on counting south of MGRS's end: tile 01CDH lies at 83 S
+    if band == "X":
+        limits[1] = 84
+    south, north = _northing(limits[0]), _northing(limits[1])
+    # Away from the central meridian a parallel bends towards the pole: 16.3 km at the west edge of 32V.
+    if band >= "N":
+        north += 17_000
+    else:
+        south -= 17_000
+    for cycle in range(-5, 5):  # row letters come again every 2,000 km
+        edge = cycle * 2_000_000 + letter * 100_000
+        if edge < north and edge + 100_000 > south:
+            return edge
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +80,7 @@ class TileGrid:
         """From the tile's MGRS name alone.
 
         The corner is the 100 km square's west edge rounded down, and its north edge rounded up, to a multiple of
-        60 m. Raises InvalidName for a square that does not exist in its zone.
+        60 m. Raises InvalidName where the zone has no such column or the latitude band no such row.
         """
         tile = parse_tile(tile)
         zone, band, column, row = int(tile[:2]), tile[2], tile[3], tile[4]
@@ -59,11 +88,10 @@ class TileGrid:
         if column not in columns:
             raise InvalidName(f"tile {tile!r} does not exist: zone {zone} has columns {columns}")
         west = (columns.index(column) + 1) * 100_000
-        # Even zones start their row letters at F instead of A.
-        south = (_ROWS.index(row) - (5 if zone % 2 == 0 else 0)) % 20 * 100_000
-        latitude = -80 + 8 * _BANDS.index(band) + (6 if band == "X" else 4)
-        cycle = round((latitude * _METRES_PER_DEGREE - south - 50_000) / 2_000_000)
-        north = south + cycle * 2_000_000 + 100_000
+        south = _square_south(zone, band, row)
+        if south is None:
+            raise InvalidName(f"tile {tile!r} does not exist: latitude band {band} has no row {row} in zone {zone}")
+        north = south + 100_000
         northern = band >= "N"
         # South of the equator the multiples of 60 m count from the equator (negative), not from the false
         # northing of 10,000 km, which is no multiple of 60 (35MNM: 9,200,020; 20EPT: 3,300,040).

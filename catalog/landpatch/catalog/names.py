@@ -16,13 +16,20 @@ TILE_PATCHES = 91
 
 _TILE = r"(?:0[1-9]|[1-5]\d|60)[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V]"
 _SCENE = rf"(S2[A-D])_(MSIL1C|MSIL2A)_(\d{{8}}T\d{{6}})_N(\d{{4}})_R(\d{{3}})_T({_TILE})"
-_SCENE_RE = re.compile(rf"^{_SCENE}(?:_(\d{{8}}T\d{{6}}))?(?:\.SAFE)?$")
-_PATCH_RE = re.compile(rf"^{_SCENE}_(\d\d)_(\d\d)$")
 _RADAR_SCENE = r"(S1[A-D])_(\w\w)_(GRD[HMF]|SLC_|RTC_)_1S(SH|SV|DH|DV)_(\d{8}T\d{6})"
-_RADAR_SCENE_RE = re.compile(rf"^{_RADAR_SCENE}(?:_.*)?$")
-_RADAR_PATCH_RE = re.compile(rf"^{_RADAR_SCENE}_({_TILE})_(0|[1-9]\d?)_(0|[1-9]\d?)$")
-_V1_PATCH_RE = re.compile(r"^(S2[AB])_(MSIL2A)_(\d{8})T(\d{5,6})_(\d{1,2})_(\d{1,2})$")
-_TILE_RE = re.compile(rf"^T?({_TILE})$")
+
+
+def _whole(pattern: str) -> re.Pattern[str]:
+    # ASCII: \d must not take other scripts' digits. \Z: $ would let a line end pass. Neither would format back.
+    return re.compile(rf"{pattern}\Z", re.ASCII)
+
+
+_SCENE_RE = _whole(rf"{_SCENE}(?:_(\d{{8}}T\d{{6}}))?(?:\.SAFE)?")
+_PATCH_RE = _whole(rf"{_SCENE}_(\d\d)_(\d\d)")
+_RADAR_SCENE_RE = _whole(rf"{_RADAR_SCENE}(?:_.*)?")
+_RADAR_PATCH_RE = _whole(rf"{_RADAR_SCENE}_({_TILE})_(0|[1-9]\d?)_(0|[1-9]\d?)")
+_V1_PATCH_RE = _whole(r"(S2[AB])_(MSIL2A)_(\d{8})T(\d{5,6})_(\d{1,2})_(\d{1,2})")
+_TILE_RE = _whole(rf"({_TILE})")
 
 
 def parse_tile(text: str) -> str:
@@ -31,7 +38,7 @@ def parse_tile(text: str) -> str:
     A one-digit zone gets its zero (``1CCV`` -> ``01CCV``). Raises InvalidName.
     """
     plain = text.strip().upper().removeprefix("MGRS-").removeprefix("T")
-    if re.match(r"^\d\D", plain):
+    if re.match(r"\d\D", plain, re.ASCII):
         plain = "0" + plain
     match = _TILE_RE.match(plain)
     if match is None:
@@ -40,15 +47,18 @@ def parse_tile(text: str) -> str:
 
 
 def _sensed(text: str, name: str) -> datetime:
+    # Written out because strptime alone would take most of the time of parsing a name.
+    year, month, day = int(text[:4]), int(text[4:6]), int(text[6:8])
+    hour, minute, second = int(text[9:11]), int(text[11:13]), int(text[13:])
     try:
-        return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
     except ValueError as error:
         raise InvalidName(f"{name!r} holds no valid time: {text!r} ({error})") from error
 
 
-def _position(x: int, y: int, name: str) -> None:
+def _position(x: int, y: int, name: object) -> None:
     if not (0 <= x < TILE_PATCHES and 0 <= y < TILE_PATCHES):
-        raise InvalidName(f"{name!r} lies outside its tile: x and y run from 0 to {TILE_PATCHES - 1}")
+        raise InvalidName(f"{str(name)!r} lies outside its tile: x and y run from 0 to {TILE_PATCHES - 1}")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -99,7 +109,7 @@ class PatchId:
     y: int
 
     def __post_init__(self) -> None:
-        _position(self.x, self.y, str(self))
+        _position(self.x, self.y, self)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -107,8 +117,7 @@ class PatchId:
         match = _PATCH_RE.match(text)
         if match is None:
             raise InvalidName(
-                f"{text!r} is no patch id: expected something like "
-                "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
+                f"{text!r} is no patch id: expected something like S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
             )
         platform, level, sensed, baseline, orbit, tile, x, y = match.groups()
         scene = SceneId(platform, level, _sensed(sensed, text), baseline, int(orbit), tile)
@@ -139,8 +148,7 @@ class RadarSceneId:
         match = _RADAR_SCENE_RE.match(text)
         if match is None:
             raise InvalidName(
-                f"{text!r} is no Sentinel-1 product id: expected something like "
-                "S1B_IW_GRDH_1SDV_20170612T165809"
+                f"{text!r} is no Sentinel-1 product id: expected something like S1B_IW_GRDH_1SDV_20170612T165809"
             )
         platform, mode, product, polarisation, start = match.groups()
         return cls(platform, mode, product, polarisation, _sensed(start, text))
@@ -165,7 +173,7 @@ class RadarPatchName:
     y: int
 
     def __post_init__(self) -> None:
-        _position(self.x, self.y, str(self))
+        _position(self.x, self.y, self)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -208,8 +216,7 @@ class V1PatchName:
         match = _V1_PATCH_RE.match(text)
         if match is None:
             raise InvalidName(
-                f"{text!r} is no BigEarthNet v1 patch name: expected something like "
-                "S2A_MSIL2A_20170613T101031_26_57"
+                f"{text!r} is no BigEarthNet v1 patch name: expected something like S2A_MSIL2A_20170613T101031_26_57"
             )
         platform, _, day, clock, x, y = match.groups()
         clock = clock.rjust(6, "0")

@@ -6,7 +6,8 @@ classes) ships with the package; any other is a CSV file with the same columns.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -53,22 +54,11 @@ class Nomenclature:
     def __post_init__(self) -> None:
         if not self.codes:
             raise InvalidLabels(f"nomenclature {self.name!r} has no codes")
-        for what, values in (
-            ("code", [c.code for c in self.codes]),
-            ("source", [c.source for c in self.codes]),
-            ("grid_code", [c.grid_code for c in self.codes if c.grid_code is not None]),
-        ):
-            # Several source values may mean one code (OSM: farm and farmland), never the other way round.
-            if what == "code" and len(set(values)) != len(values):
-                same: dict[Any, set[tuple[str, str]]] = {}
-                for c in self.codes:
-                    same.setdefault(c.code, set()).add((c.name, c.class_name))
-                clash = sorted(code for code, meanings in same.items() if len(meanings) > 1)
-                if clash:
-                    raise InvalidLabels(f"nomenclature {self.name!r}: code {clash[0]} has two meanings")
-            elif what != "code" and len(set(values)) != len(values):
-                twice = next(v for v in values if values.count(v) > 1)  # type: ignore[operator]
-                raise InvalidLabels(f"nomenclature {self.name!r}: {what} {twice!r} appears twice")
+        self._refuse_twice("source", [c.source for c in self.codes])
+        self._refuse_twice("grid_code", [c.grid_code for c in self.codes if c.grid_code is not None])
+        # Several source values may mean one code (OSM: farm and farmland), if they mean the same by it.
+        meanings = {(c.code, c.name, c.class_name) for c in self.codes}
+        self._refuse_twice("code", [code for code, _, _ in sorted(meanings)])
         for c in self.codes:
             if not 0 < c.code < 65536 or c.code == UNLABELLED:
                 raise InvalidLabels(
@@ -78,6 +68,11 @@ class Nomenclature:
         if len(classes) >= NO_CLASS:
             raise InvalidLabels(f"nomenclature {self.name!r} has {len(classes)} classes; 254 are possible")
         object.__setattr__(self, "classes", classes)
+
+    def _refuse_twice(self, what: str, values: Sequence[object]) -> None:
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise InvalidLabels(f"nomenclature {self.name!r}: {what} {twice[0]!r} appears twice, with two meanings")
 
     @classmethod
     def from_csv(cls, text: str, name: str) -> Self:
@@ -108,22 +103,52 @@ class Nomenclature:
                 raise InvalidLabels(f"nomenclature {name!r}, row {number}: {error}") from error
         return cls(name, tuple(codes))
 
-    def to_json(self) -> str:
-        """As JSON, for a file's metadata; ``from_json`` gives an equal nomenclature back."""
+    def to_document(self) -> dict[str, Any]:
+        """As plain JSON values, for a collection; ``from_document`` gives an equal nomenclature back."""
         rows = [
-            [c.code, c.source, c.grid_code, c.name, c.class_name, c.original_index, list(c.colour)]
+            {
+                "code": c.code,
+                "source": c.source,
+                "grid_code": c.grid_code,
+                "name": c.name,
+                "class": c.class_name,
+                "original_index": c.original_index,
+                "colour": list(c.colour),
+            }
             for c in self.codes
         ]
-        return json.dumps({"name": self.name, "codes": rows}, ensure_ascii=False, separators=(",", ":"))
+        return {"name": self.name, "codes": rows}
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """From what ``to_document`` gave. Raises InvalidLabels."""
+        try:
+            codes = tuple(
+                Code(
+                    row["code"],
+                    row["source"],
+                    row["grid_code"],
+                    row["name"],
+                    row["class"],
+                    row["original_index"],
+                    tuple(row["colour"]),
+                )
+                for row in document["codes"]
+            )
+            return cls(document["name"], codes)
+        except (KeyError, TypeError) as error:
+            raise InvalidLabels(f"not a nomenclature: {error!r}") from error
+
+    def to_json(self) -> str:
+        """As JSON text, for a file's metadata."""
+        return json.dumps(self.to_document(), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """From what ``to_json`` wrote. Raises InvalidLabels."""
         try:
-            document: Mapping[str, Any] = json.loads(text)
-            codes = tuple(Code(*row[:6], tuple(row[6])) for row in document["codes"])
-            return cls(document["name"], codes)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            return cls.from_document(json.loads(text))
+        except json.JSONDecodeError as error:
             raise InvalidLabels(f"not a nomenclature: {error}") from error
 
     @property

@@ -1,0 +1,197 @@
+"""From the parts that blocks wrote to the catalogue: ``items.parquet``, ``collection.json``, official tables.
+
+A part holds the items of one block, and in its metadata what a reader of the dataset needs besides: counts of
+dropped patches, the nomenclature, a digest of its content. Compaction merges parts one scene at a time, so that
+memory does not grow with the dataset, and writes nothing when the parts are the same as the last time.
+"""
+
+import hashlib
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
+
+from landpatch.catalog.errors import DatasetConflict, InvalidDataset
+from landpatch.catalog.items import SCHEMA, Summary, collection_document, parquet_metadata
+from landpatch.catalog.nomenclature import Nomenclature
+from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, NotFound, Storage
+
+ROW_GROUP = 5000
+"""Rows a row group: a page of search results touches one or two (measured in the project's catalogue notes)."""
+
+_PART_KEY = b"landpatch:part"
+_PARTS_KEY = b"landpatch:parts"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part's description, from its footer alone."""
+
+    path: str
+    digest: str
+    rows: int
+    collection: str
+    dropped: Mapping[str, int]
+    nomenclature: Nomenclature | None
+
+
+def part_path(scene: str, block: str) -> str:
+    """Where a block's part lies, relative to the dataset's root."""
+    return f"parts/{scene}/{block}.parquet"
+
+
+def write_part(
+    storage: Storage,
+    path: str,
+    table: pa.Table,
+    *,
+    collection: str,
+    nomenclature: Nomenclature | None,
+    dropped: Mapping[str, int],
+) -> str:
+    """Write a block's items (rows of SCHEMA, sorted by id); returns the digest of the content, sha-256 in hex."""
+    digest = hashlib.sha256(orjson.dumps([dropped, collection], option=orjson.OPT_SORT_KEYS))
+    content = pa.BufferOutputStream()
+    with pa.ipc.new_stream(content, SCHEMA) as stream:
+        stream.write_table(table.combine_chunks())
+    digest.update(content.getvalue())
+    description = {
+        "collection": collection,
+        "digest": digest.hexdigest(),
+        "dropped": dict(dropped),
+        "nomenclature": nomenclature.to_document() if nomenclature else None,
+    }
+    target = pa.BufferOutputStream()
+    metadata = {**parquet_metadata({"id": collection}), _PART_KEY: orjson.dumps(description)}
+    pq.write_table(
+        table.replace_schema_metadata(metadata),
+        target,
+        compression="zstd",
+        row_group_size=ROW_GROUP,
+        store_schema=False,
+    )
+    storage.put(path, target.getvalue().to_pybytes())
+    return digest.hexdigest()
+
+
+def parts(storage: Storage) -> list[Part]:
+    """All parts of a dataset, by path. Raises InvalidDataset for a file that is none."""
+    return [_describe(storage, path) for path in storage.list("parts") if path.endswith(".parquet")]
+
+
+def compact(storage: Storage, *, progress: Callable[[int, int], None] | None = None) -> bool:
+    """Bring the catalogue up to date with the parts; False if it was.
+
+    Written in the order official tables, collection, ``items.parquet``: whoever sees the new items finds the rest.
+    Raises InvalidDataset (damaged part), DatasetConflict (parts that do not belong together), StorageError.
+    """
+    found = parts(storage)
+    if not found:
+        return False
+    state = orjson.dumps([[part.path, part.digest] for part in found])
+    if _compacted_state(storage) == state:
+        return False
+    collection, nomenclature = _in_common(found)
+    dropped: Counter[str] = Counter()
+    for part in found:
+        dropped.update(part.dropped)
+    summary = Summary()
+    official = []
+    for number, table in enumerate(_scenes(storage, found)):
+        summary.add(table)
+        official.append(table.select(COLUMNS_NEEDED))
+        if progress:
+            progress(number + 1, len(found))
+    document = collection_document(collection, summary, nomenclature=nomenclature, dropped=dropped)
+    clean, flagged = official_tables(pa.concat_tables(official))
+    storage.put(METADATA, write_table(clean))
+    storage.put(METADATA_FLAGGED, write_table(flagged))
+    storage.put_json(COLLECTION, document)
+    metadata = {**parquet_metadata(document), _PARTS_KEY: state}
+    with tempfile.TemporaryDirectory(prefix="landpatch-") as folder:
+        file = Path(folder) / ITEMS
+        _write_items(file, _scenes(storage, found), metadata)
+        storage.put_file(ITEMS, file)
+    return True
+
+
+def _describe(storage: Storage, path: str) -> Part:
+    footer = storage.open_parquet(path)
+    raw = (footer.metadata.metadata or {}).get(_PART_KEY)
+    if raw is None:
+        raise InvalidDataset(f"{storage.url}/{path} is no part of a landpatch dataset; remove it")
+    description = orjson.loads(raw)
+    stored = description["nomenclature"]
+    return Part(
+        path,
+        description["digest"],
+        footer.metadata.num_rows,
+        description["collection"],
+        description["dropped"],
+        None if stored is None else Nomenclature.from_document(stored),
+    )
+
+
+def _compacted_state(storage: Storage) -> bytes | None:
+    """The parts that ``items.parquet`` was made from; None if it is not there or anything beside it is missing."""
+    try:
+        state = (storage.open_parquet(ITEMS).metadata.metadata or {}).get(_PARTS_KEY)
+    except (NotFound, InvalidDataset):
+        return None
+    beside = (COLLECTION, METADATA, METADATA_FLAGGED)
+    return state if all(storage.exists(name) for name in beside) else None
+
+
+def _in_common(found: list[Part]) -> tuple[str, Nomenclature | None]:
+    collections = sorted({part.collection for part in found})
+    if len(collections) > 1:
+        raise DatasetConflict(f"parts belong to different collections: {', '.join(collections)}")
+    nomenclatures = {None if part.nomenclature is None else part.nomenclature.to_json() for part in found}
+    if len(nomenclatures) > 1:
+        names = sorted("no labels" if n is None else Nomenclature.from_json(n).name for n in nomenclatures)
+        raise DatasetConflict(
+            f"parts were labelled in different ways ({', '.join(names)}); a dataset has one nomenclature"
+        )
+    return collections[0], found[0].nomenclature
+
+
+def _scenes(storage: Storage, found: list[Part]) -> Iterator[pa.Table]:
+    """The items of one scene after the other, each sorted by id; scenes in the order of their names."""
+    for _, group in groupby(found, key=lambda part: part.path.split("/")[1]):
+        tables = [_read(storage, part) for part in group]
+        if len(tables) == 1:
+            yield tables[0]
+        else:
+            yield pa.concat_tables(tables).sort_by("id")
+
+
+def _read(storage: Storage, part: Part) -> pa.Table:
+    try:
+        table: pa.Table = storage.open_parquet(part.path).read()
+        return table.cast(SCHEMA)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        raise InvalidDataset(
+            f"{storage.url}/{part.path} is damaged ({error}); delete it and its entry under jobs/, and build again"
+        ) from error
+
+
+def _write_items(file: Path, tables: Iterator[pa.Table], metadata: Mapping[bytes, Any]) -> None:
+    """All items into one file in row groups of ROW_GROUP, whatever the sizes of the scenes."""
+    schema = SCHEMA.with_metadata(dict(metadata))
+    rest = SCHEMA.empty_table()
+    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
+        for table in tables:
+            rest = pa.concat_tables([rest, table.replace_schema_metadata(None)]).combine_chunks()
+            while rest.num_rows >= ROW_GROUP:
+                writer.write_table(rest.slice(0, ROW_GROUP).cast(schema), row_group_size=ROW_GROUP)
+                rest = rest.slice(ROW_GROUP).combine_chunks()
+        if rest.num_rows:
+            writer.write_table(rest.cast(schema), row_group_size=ROW_GROUP)

@@ -1,0 +1,429 @@
+"""Scenes as STAC items describe them: which file is which band, what the pixels mean, which names they go by.
+
+Items come in dialects (Earth Search v0, v1 and Collection-1, Planetary Computer, CDSE; STAC 0.9 to 1.1). Everything
+here works on the item's JSON alone; the rules are in the docstrings, with their traps.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any, Literal
+from urllib.parse import urljoin, urlsplit
+
+from landpatch.catalog.bands import OpticalBand, optical_bands
+from landpatch.catalog.errors import InvalidItem, InvalidName
+from landpatch.catalog.names import RadarSceneId, SceneId
+
+Item = Mapping[str, Any]
+OffsetChoice = Literal["auto", "present", "absent"]
+RadarUnit = Literal["dB", "power"]
+
+_PRODUCT_KEYS = (
+    "s2:product_uri",
+    "sentinel2:product_uri",
+    "sentinel:product_id",
+    "s2:product_id",
+    "landpatch:scene",
+)
+_BASELINE_KEYS = (
+    "s2:processing_baseline",
+    "sentinel2:processing_baseline",
+    "sentinel:processing_baseline",
+    "processing:version",
+)
+_QUALITY = re.compile(r"^(?:s2|sentinel2?|landpatch):(geometric|general|radiometric|sensor)_quality(?:_flag)?$")
+_RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class BandAsset:
+    """The file of one band: asset ``key`` in the item and absolute ``href``."""
+
+    key: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class BoaOffset:
+    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known."""
+
+    present: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpticalScene:
+    """One Sentinel-2 scene, ready to be read.
+
+    ``bands`` holds all 12 bands by name; ``scl`` the scene classification where there is one. ``quality`` is the
+    list of quality indicators that did not pass (empty: passed, or the item does not tell).
+    """
+
+    item_id: str
+    scene: SceneId
+    bands: Mapping[str, BandAsset]
+    scl: BandAsset | None
+    offset: BoaOffset
+    failed_quality: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RadarScene:
+    """One geocoded Sentinel-1 scene, ready to be read.
+
+    ``unit`` says whether pixels are decibel or linear power; ``backscatter`` is sigma0, gamma0, gamma0-terrain or
+    unknown; ``nodata`` is what the item declares (None: what the file says).
+    """
+
+    item_id: str
+    name: RadarSceneId
+    sensed: datetime
+    vv: str
+    vh: str
+    unit: RadarUnit
+    backscatter: str
+    nodata: float | None
+
+
+def absolute_href(href: str, base: str) -> str:
+    """``href`` of an asset, relative to ``base`` (the item's own href), made absolute."""
+    if urlsplit(href).scheme or href.startswith("/"):
+        return href
+    if urlsplit(base).scheme in ("http", "https"):
+        return urljoin(base, href)
+    scheme, separator, path = base.rpartition("://") if "://" in base else ("", "", base)
+    parts: list[str] = []
+    for part in PurePosixPath(path).parent.joinpath(href).parts:
+        if part == ".." and parts and parts[-1] not in ("..", "/"):
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}{separator}{PurePosixPath(*parts)}"
+
+
+def with_absolute_hrefs(item: Item, base: str) -> dict[str, Any]:
+    """A copy of ``item`` whose asset hrefs no longer depend on where the item lies."""
+    assets = {
+        key: {**asset, "href": absolute_href(str(asset["href"]), base)}
+        for key, asset in _assets(item).items()
+        if "href" in asset
+    }
+    return {**item, "assets": assets}
+
+
+def optical_scene(item: Item, *, offset: OffsetChoice = "auto") -> OpticalScene:
+    """The Sentinel-2 scene of a STAC item with absolute hrefs.
+
+    ``offset`` overrules the verdict on the radiometric offset. Raises InvalidItem, naming the item.
+    """
+    scene = scene_id(item)
+    verdict = boa_offset(item) if offset == "auto" else BoaOffset(offset == "present", "as the user said")
+    properties = _properties(item)
+    failed = tuple(
+        sorted(
+            match.group(1)
+            for key, value in properties.items()
+            if (match := _QUALITY.match(key)) and str(value).upper() != "PASSED"
+        )
+    )
+    return OpticalScene(_id(item), scene, find_bands(item), _find_scl(item), verdict, failed)
+
+
+def scene_id(item: Item) -> SceneId:
+    """The scene that an item describes, from its product id. Raises InvalidItem.
+
+    The id may stand in one of several properties; the item's own id is the last resort, since most catalogues'
+    ids lack the baseline.
+    """
+    properties = _properties(item)
+    for text in [*(properties.get(key) for key in _PRODUCT_KEYS), item.get("id")]:
+        try:
+            scene = SceneId.parse(str(text))
+        except InvalidName:
+            continue
+        break
+    else:
+        raise InvalidItem(
+            f"item {_id(item)}: no Sentinel-2 product id found; set the property s2:product_uri to something like "
+            "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_20240101T000000.SAFE"
+        )
+    # grid:code is no witness against it: in Earth Search v0 items brought to STAC 1.0 it was computed from the
+    # centroid and is wrong at the antimeridian (60CWE for 01CCV). The pixels are checked against the tile instead.
+    return scene
+
+
+def find_bands(item: Item) -> dict[str, BandAsset]:
+    """The asset of each of the 12 bands at its native resolution.
+
+    By band name or common name first in ``bands`` / ``eo:bands``, then in the asset's key: keys differ between
+    catalogues, and ``eo`` 1.x calls three different bands ``rededge``. Where a band is offered at several
+    resolutions (CDSE: B02_10m, B02_20m) the native one is taken; a JPEG 2000 twin (``blue-jp2``) only where there
+    is no other. Raises InvalidItem naming every band that is missing.
+    """
+    found: dict[str, BandAsset] = {}
+    missing = []
+    for band in optical_bands().values():
+        candidates = [
+            (key, asset)
+            for key, asset in _assets(item).items()
+            if band.name in _band_names(key, asset) and _stated_resolution(key, asset) in (None, band.resolution)
+        ]
+        if not candidates:
+            others = [k for k, a in _assets(item).items() if band.name in _band_names(k, a)]
+            missing.append(f"{band.name} (only as {', '.join(others)})" if others else band.name)
+            continue
+        key, asset = min(candidates, key=lambda pair: _preference(band, *pair))
+        found[band.name] = BandAsset(key, str(asset["href"]))
+    if missing:
+        raise InvalidItem(f"item {_id(item)}: no asset at native resolution for band(s) {', '.join(missing)}")
+    return found
+
+
+def boa_offset(item: Item) -> BoaOffset:
+    """Whether the item's pixels carry the +1000 that baselines from 04.00 add (BOA_ADD_OFFSET -1000).
+
+    Decided in this order: what the product's own MTD says (kept by the SAFE reader in
+    ``landpatch:boa_add_offset``); sen2cor run by hand (99.99: no); Earth Search's ``boa_offset_applied``;
+    ``raster:offset`` where the collection's are right (not in Earth Search ``sentinel-2-l2a``, which says -0.1
+    either way); the processing baseline, never the date. Raises InvalidItem when nothing tells.
+    """
+    properties = _properties(item)
+    stated = properties.get("landpatch:boa_add_offset")
+    if stated is not None:
+        return BoaOffset(float(stated) != 0, f"the product's metadata states an offset of {float(stated):.0f}")
+    baseline = _baseline(item)
+    if baseline is not None and baseline >= 99:
+        return BoaOffset(False, "processed by hand with sen2cor (baseline 99.99), which adds no offset")
+    for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
+        if properties.get(key) is True:
+            return BoaOffset(False, f"{key} is true: the catalogue removed it")
+    by_hand = str(item.get("collection", "")) == "sentinel-2-l2a" and any(
+        key.startswith("earthsearch:") for key in properties
+    )
+    offset = None if by_hand else _declared_offset(item)
+    if offset is not None and offset < 0:
+        return BoaOffset(True, f"the band assets declare an offset of {offset:g}")
+    if baseline is None:
+        raise InvalidItem(
+            f"item {_id(item)}: neither a processing baseline nor an offset is stated, so it is unknown whether "
+            "1000 must be subtracted; say it with --boa-offset present or absent"
+        )
+    if baseline >= 4:
+        return BoaOffset(True, f"baseline {baseline:05.2f} adds 1000")
+    return BoaOffset(False, f"baseline {baseline:05.2f} is older than 04.00, which introduced the offset")
+
+
+def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
+    """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded.
+
+    ``unit`` overrules what the item says of its pixels. Raises InvalidItem.
+    """
+    identifier = _id(item)
+    properties = _properties(item)
+    assets = {key.lower(): asset for key, asset in _assets(item).items()}
+    missing = [p for p in ("vv", "vh") if p not in assets]
+    if missing:
+        raise InvalidItem(
+            f"item {identifier}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
+        )
+    collection = str(item.get("collection", ""))
+    stated = unit or _stated_unit(assets["vv"])
+    if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
+        stated = "power"
+    if stated is None:
+        raise InvalidItem(
+            f"item {identifier}: neither its assets' unit nor its collection {collection!r} says whether pixels are "
+            "dB or linear power; say it with --s1-unit dB or power (raw GRD numbers are neither: they must be "
+            "calibrated and terrain-corrected first)"
+        )
+    return RadarScene(
+        item_id=identifier,
+        name=_radar_name(item),
+        sensed=_time(item),
+        vv=str(assets["vv"]["href"]),
+        vh=str(assets["vh"]["href"]),
+        unit=stated,
+        backscatter=_backscatter(collection, str(assets["vv"].get("title", "")), properties),
+        nodata=_declared_nodata(assets["vv"]),
+    )
+
+
+def by_time_gap(scenes: Iterable[RadarScene], sensed: datetime) -> list[RadarScene]:
+    """Sentinel-1 scenes, nearest in time to ``sensed`` first; ties by name, so that the order is one order."""
+    return sorted(scenes, key=lambda scene: (abs(scene.sensed - sensed), str(scene.name), scene.item_id))
+
+
+def sensing_time(item: Item) -> datetime:
+    """The item's datetime (UTC); the start where it only has a range. Raises InvalidItem."""
+    return _time(item)
+
+
+def _id(item: Item) -> str:
+    identifier = item.get("id")
+    if not isinstance(identifier, str) or not identifier:
+        raise InvalidItem("a scene item has no id; is this file a STAC item?")
+    return identifier
+
+
+def _properties(item: Item) -> Mapping[str, Any]:
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        raise InvalidItem(f"item {_id(item)} has no properties; is this file a STAC item?")
+    return properties
+
+
+def _assets(item: Item) -> Mapping[str, Mapping[str, Any]]:
+    assets = item.get("assets")
+    if not isinstance(assets, Mapping):
+        raise InvalidItem(f"item {_id(item)} has no assets; is this file a STAC item?")
+    return {key: asset for key, asset in assets.items() if isinstance(asset, Mapping) and asset.get("href")}
+
+
+def _time(item: Item) -> datetime:
+    properties = _properties(item)
+    text = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError as error:
+        raise InvalidItem(f"item {_id(item)}: no valid datetime ({text!r})") from error
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _band_objects(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    bands = asset.get("bands") or asset.get("eo:bands") or []
+    return [band for band in bands if isinstance(band, Mapping)]
+
+
+def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
+    """The bands that an asset can be meant as: none, or exactly one."""
+    described = _band_objects(asset)
+    if len(described) > 1:  # true colour and the like
+        return set()
+    media = str(asset.get("type", "")).lower()
+    if media and not media.startswith(("image/tiff", "image/jp2", "image/vnd", "application/x-geotiff")):
+        return set()
+    roles = asset.get("roles") or []
+    if {"thumbnail", "overview", "metadata"} & {str(role) for role in roles}:
+        return set()
+    plain = _RESOLUTION_SUFFIX.sub("", key.removesuffix("-jp2"))
+    words = [plain]
+    for band in described:
+        words = [str(band.get("name", "")), plain, str(band.get("eo:common_name") or band.get("common_name") or "")]
+    for word in words:
+        for known in optical_bands().values():
+            if word.upper() == known.name or word.lower() in known.aliases:
+                return {known.name}
+    return set()
+
+
+def _stated_resolution(key: str, asset: Mapping[str, Any]) -> float | None:
+    suffix = _RESOLUTION_SUFFIX.search(key)
+    if suffix:
+        return float(suffix.group(1))
+    raster = (asset.get("raster:bands") or [{}])[0]
+    stated = asset.get("raster:spatial_resolution") or raster.get("spatial_resolution")
+    transform = asset.get("proj:transform")
+    if stated is None and isinstance(transform, list) and transform:
+        stated = abs(float(transform[0]))
+    # gsd is what the instrument resolves, not what the file holds: only where nothing else is said.
+    if stated is None:
+        stated = asset.get("gsd")
+    return None if stated is None else float(stated)
+
+
+def _preference(band: OpticalBand, key: str, asset: Mapping[str, Any]) -> tuple[bool, bool, bool, str]:
+    return (
+        key.endswith("-jp2"),
+        "tiff" not in str(asset.get("type", "tiff")),
+        _stated_resolution(key, asset) != band.resolution,
+        key,
+    )
+
+
+def _find_scl(item: Item) -> BandAsset | None:
+    candidates = [
+        (key.endswith("-jp2"), key, asset)
+        for key, asset in _assets(item).items()
+        if _RESOLUTION_SUFFIX.sub("", key.removesuffix("-jp2")).lower() == "scl"
+        and _stated_resolution(key, asset) in (None, 20)
+    ]
+    if not candidates:
+        return None
+    _, key, asset = min(candidates, key=lambda candidate: candidate[:2])
+    return BandAsset(key, str(asset["href"]))
+
+
+def _baseline(item: Item) -> float | None:
+    properties = _properties(item)
+    for key in _BASELINE_KEYS:
+        try:
+            return float(str(properties[key]))
+        except (KeyError, ValueError):
+            continue
+    try:
+        return int(scene_id(item).baseline) / 100
+    except InvalidItem:
+        return None
+
+
+def _declared_offset(item: Item) -> float | None:
+    """The additive offset that the blue band's asset declares, as reflectance (-0.1)."""
+    asset = _assets(item)[find_bands(item)["B02"].key]
+    bands = _band_objects(asset)
+    places = [asset, *(asset.get("raster:bands") or []), *bands]
+    for place in places:
+        value = place.get("raster:offset", place.get("offset"))
+        if value is not None:
+            return float(value)
+    return None
+
+
+def _radar_name(item: Item) -> RadarSceneId:
+    properties = _properties(item)
+    for text in (properties.get("s1:product_identifier"), properties.get("landpatch:s1_scene"), item["id"]):
+        try:
+            return RadarSceneId.parse(str(text))
+        except InvalidName:
+            continue
+    platform = re.fullmatch(r"sentinel-1([a-d])", str(properties.get("platform", "")).lower())
+    if platform is None:
+        raise InvalidItem(
+            f"item {_id(item)}: no Sentinel-1 product id found; set the property s1:product_identifier to something "
+            "like S1B_IW_GRDH_1SDV_20170612T165809"
+        )
+    mode = str(properties.get("sar:instrument_mode", "IW"))
+    return RadarSceneId(f"S1{platform.group(1).upper()}", mode, "GRDH", "DV", _time(item).replace(microsecond=0))
+
+
+def _stated_unit(asset: Mapping[str, Any]) -> RadarUnit | None:
+    for place in [asset, *(asset.get("raster:bands") or []), *_band_objects(asset)]:
+        unit = str(place.get("unit") or place.get("raster:unit") or "").strip().lower()
+        if unit in ("db", "decibel", "decibels"):
+            return "dB"
+        if unit in ("power", "linear", "linear power", "1", "m2/m2", "m^2/m^2"):
+            return "power"
+    return None
+
+
+def _backscatter(collection: str, title: str, properties: Mapping[str, Any]) -> str:
+    text = f"{properties.get('landpatch:backscatter', '')} {collection} {title}".lower()
+    if "rtc" in text or "gamma0-terrain" in text:
+        return "gamma0-terrain"
+    for kind in ("sigma0", "gamma0"):
+        if kind in text:
+            return kind
+    return "unknown"
+
+
+def _declared_nodata(asset: Mapping[str, Any]) -> float | None:
+    for place in [asset, *(asset.get("raster:bands") or []), *_band_objects(asset)]:
+        value = place.get("nodata")
+        if value is not None:
+            try:
+                return math.nan if str(value).lower() == "nan" else float(value)
+            except ValueError:
+                return None
+    return None

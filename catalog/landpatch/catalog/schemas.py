@@ -1,0 +1,177 @@
+"""Whether an item or a collection is what STAC 1.1.0 and its declared extensions say, checked without network.
+
+The extensions' schemas ship with landpatch (``data/schemas``), those of the core and of GeoJSON with pystac. Two
+rules go beyond the schemas, because validators do not notice when they are broken: a checksum is a multihash, and
+a transform is in the order of the projection extension.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from landpatch.catalog.errors import InvalidDataset
+
+STAC_VERSION = "1.1.0"
+
+_CORE = f"https://schemas.stacspec.org/v{STAC_VERSION}/"
+_ITEM = f"{_CORE}item-spec/json-schema/item.json"
+_COLLECTION = f"{_CORE}collection-spec/json-schema/collection.json"
+_EXTENSION = "https://stac-extensions.github.io/"
+_PROJJSON = "https://proj.org/schemas/v0.7/projjson.schema.json"
+_SHOWN = 5  # problems in one message; more would hide the first
+
+# Multihash (multiformats.io): 0x12 = sha-256, 0x20 = 32 bytes.
+_SHA256_MULTIHASH = re.compile(r"1220[0-9a-f]{64}\Z", re.ASCII)
+
+
+def validate_item(item: Mapping[str, Any]) -> None:
+    """Check one STAC item, given as the dictionary that its JSON says.
+
+    Raises InvalidDataset: the item's id, and for each problem the JSON pointer to it, what is wrong and which
+    schema says so; also for a declared extension whose schema does not ship with landpatch.
+    """
+    _validate(item, "item", _ITEM)
+
+
+def validate_collection(collection: Mapping[str, Any]) -> None:
+    """Check one STAC collection, given as the dictionary that its JSON says. Raises InvalidDataset as
+    ``validate_item`` does.
+    """
+    _validate(collection, "collection", _COLLECTION)
+
+
+@cache
+def shipped_extensions() -> tuple[str, ...]:
+    """URLs of the extension schemas that items and collections may declare, sorted."""
+    folder = files("landpatch.catalog").joinpath("data/schemas")
+    return tuple(
+        sorted(
+            f"{_EXTENSION}{extension.name}/{version.name}/schema.json"
+            for extension in folder.iterdir()
+            if extension.is_dir()
+            for version in extension.iterdir()
+        )
+    )
+
+
+def _validate(document: Mapping[str, Any], kind: str, core: str) -> None:
+    what = f"{kind} {document.get('id')!r}"
+    problems = list(dict.fromkeys(_problems(document, (core,))))
+    if not problems:  # what is no STAC at all need not be held against the extensions as well
+        declared = frozenset(document.get("stac_extensions", ()))
+        unknown = sorted(declared.difference(shipped_extensions()))
+        if unknown:
+            raise InvalidDataset(
+                f"{what} declares the extension {unknown[0]}, whose schema does not ship with landpatch: declare one "
+                f"of the shipped versions ({_versions_of(unknown[0])})"
+            )
+        found = [*_problems(document, tuple(sorted(declared))), *_broken_rules(document)]
+        problems = list(dict.fromkeys(found))
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InvalidDataset(f"{what} is not valid: {shown}{more}")
+
+
+def _versions_of(url: str) -> str:
+    name = url.removeprefix(_EXTENSION).split("/")[0]
+    same = [known for known in shipped_extensions() if known.startswith(f"{_EXTENSION}{name}/")]
+    return ", ".join(same) or f"there is none of {name!r}"
+
+
+def _problems(document: Mapping[str, Any], schemas: tuple[str, ...]) -> Iterator[str]:
+    for schema, validator in _validators(schemas):
+        for error in validator.iter_errors(document):
+            cause = _cause(error)
+            # What a schema forbids it calls `not: {}`, and jsonschema-rs says just that.
+            message = "must not be there" if cause.kind.name == "not" else cause.message
+            yield f"{_pointer(cause.instance_path)}: {message} ({_title(schema)})"
+
+
+def _title(schema: str) -> str:
+    if schema.startswith(_CORE):
+        return f"STAC {STAC_VERSION}"
+    return schema.removeprefix(_EXTENSION).removesuffix("/schema.json")
+
+
+@cache
+def _validators(schemas: tuple[str, ...]) -> tuple[tuple[str, jsonschema_rs.Validator], ...]:
+    return tuple((schema, _validator(schema)) for schema in schemas)
+
+
+@cache
+def _validator(schema: str) -> jsonschema_rs.Validator:
+    reference = {"$schema": "http://json-schema.org/draft-07/schema#", "$ref": schema}
+    return jsonschema_rs.validator_for(reference, retriever=_shipped, validate_formats=True)
+
+
+def _shipped(url: str) -> Any:
+    """The schema of a URL, from the files of landpatch and pystac; never from the network."""
+    url = url.removesuffix("#")
+    own = "projjson-v0.7.schema.json" if url == _PROJJSON else url.removeprefix(_EXTENSION)
+    if own != url:
+        return json.loads(files("landpatch.catalog").joinpath(f"data/schemas/{own}").read_text("utf-8"))
+    name = url.rsplit("/", 1)[-1]
+    folder = "geojson" if url.startswith("https://geojson.org/schema/") else f"stac-spec/v{STAC_VERSION}"
+    return json.loads((_pystac_schemas() / folder / name).read_text("utf-8"))
+
+
+def _pystac_schemas() -> Path:
+    # Found without importing pystac, which takes five times as long as all the rest.
+    spec = find_spec("pystac")
+    if spec is None or not spec.submodule_search_locations:
+        raise InvalidDataset("the schemas of STAC's core ship with pystac, which is not installed: install pystac")
+    return Path(spec.submodule_search_locations[0], "validation", "jsonschemas")
+
+
+def _cause(error: jsonschema_rs.ValidationError) -> jsonschema_rs.ValidationError:
+    """The error under a failed ``oneOf`` or ``anyOf`` that tells most: in the branch for this type, deepest down."""
+    context: Sequence[Sequence[jsonschema_rs.ValidationError]] = getattr(error.kind, "context", ())
+    branches = [branch for branch in context if branch]
+    if not branches:
+        return error
+    here = [*error.instance_path, "type"]
+    meant = [branch for branch in branches if not any(inner.instance_path == here for inner in branch)]
+    causes = [max(map(_cause, branch), key=_depth) for branch in meant or branches]
+    return max(causes, key=_depth)
+
+
+def _depth(error: jsonschema_rs.ValidationError) -> int:
+    return len(error.instance_path)
+
+
+def _pointer(path: Sequence[str | int]) -> str:
+    """JSON pointer (RFC 6901); ``/`` alone for the whole document, which RFC 6901 writes as nothing."""
+    return "/" + "/".join(str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def _broken_rules(document: Mapping[str, Any]) -> Iterator[str]:
+    places: list[tuple[tuple[str | int, ...], Mapping[str, Any]]] = [
+        (("properties",), document.get("properties", {})),
+        *((("assets", key), asset) for key, asset in document.get("assets", {}).items()),
+        *((("links", number), link) for number, link in enumerate(document.get("links", ()))),
+    ]
+    for path, fields in places:
+        checksum = fields.get("file:checksum")
+        if checksum is not None and not _SHA256_MULTIHASH.match(str(checksum)):
+            yield (
+                f"{_pointer([*path, 'file:checksum'])}: {checksum!r} is no sha-256 multihash: "
+                "expected 1220 and 64 hexadecimal digits in lower case"
+            )
+        transform = fields.get("proj:transform")
+        if transform is not None and list(transform[1:4:2]) != [0, 0]:
+            yield (
+                f"{_pointer([*path, 'proj:transform'])}: {transform!r} is rotated or in GDAL's order: "
+                "expected [pixel width, 0, west, 0, -pixel height, north]"
+            )
+    for key, asset in document.get("item_assets", {}).items():
+        for name in ("file:checksum", "file:size"):
+            if name in asset:
+                yield f"{_pointer(['item_assets', key, name])}: cannot be the same for all items: leave it out"

@@ -1,0 +1,259 @@
+"""A dataset on storage: one folder, bucket prefix or memory, the same through all of them.
+
+All access goes through obstore. A write is atomic on every kind of storage: a reader sees the old object, the new
+one or none, never a part.
+"""
+
+import os
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
+
+import obstore
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, MemoryStore, S3Store
+
+from landpatch.catalog.errors import InvalidDataset, InvalidParameter, StorageError
+from landpatch.catalog.nomenclature import Nomenclature
+
+COLLECTION = "collection.json"
+ITEMS = "items.parquet"
+METADATA = "metadata.parquet"
+METADATA_FLAGGED = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
+
+_READ_AHEAD = 32  # requests in flight: measured optimum of obstore against one S3 endpoint
+# What object_store calls a file that it has not finished writing: the final name, '#' and a counter. It hides such
+# names from listings, but a killed process leaves them on disk.
+_STAGED = re.compile(r"#\d+$")
+
+
+class NotFound(StorageError):
+    """An object is not there."""
+
+    retryable = False
+
+
+class Storage:
+    """Objects under one root. Paths are relative to it, with ``/`` between segments.
+
+    Every method raises StorageError (NotFound where an object is missing) with the root and path in the text.
+    """
+
+    def __init__(self, url: str, store: Any, folder: Path | None = None) -> None:
+        self.url = url
+        self.folder = folder
+        """The root as a local folder; None on S3 and in memory."""
+        self._store = store
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str], *, create: bool = False) -> Self:
+        """From a folder, ``file://``, ``s3://bucket/prefix`` or ``memory://``.
+
+        S3 takes credentials, region and endpoint (``AWS_ENDPOINT_URL``) from the environment. ``create`` makes a
+        missing local folder. Raises StorageError, InvalidParameter for other schemes.
+        """
+        text = os.fspath(url)
+        parts = urlsplit(text)
+        if parts.scheme == "s3":
+            if not parts.netloc:
+                raise InvalidParameter(f"{text!r} names no bucket: expected s3://bucket/prefix")
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+            store: Any = S3Store(
+                parts.netloc,
+                prefix=parts.path.strip("/") or None,
+                config={"endpoint": endpoint} if endpoint else {},
+                client_options={"allow_http": endpoint.startswith("http://")},
+            )
+            return cls(text.rstrip("/"), store)
+        if parts.scheme == "memory":
+            return cls(text, MemoryStore())
+        if parts.scheme == "file":
+            text = unquote(parts.path)
+        elif parts.scheme and len(parts.scheme) > 1:
+            raise InvalidParameter(f"{text!r}: storage is a folder, file://, s3:// or memory://")
+        folder = Path(text).absolute()
+        try:
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
+            return cls(str(folder), LocalStore(folder), folder)
+        except (OSError, BaseError, ValueError) as error:
+            raise StorageError(f"{folder} cannot be opened as storage: {_reason(error)}") from error
+
+    def get(self, path: str) -> bytes:
+        """The whole object."""
+        with self._explained("read", path):
+            return bytes(obstore.get(self._store, path).bytes())
+
+    def get_many(self, paths: Iterable[str]) -> Iterator[bytes]:
+        """The objects in the order asked for, read ahead concurrently; bounded memory."""
+        if self.folder is not None:  # a local read is too short for threads to help
+            yield from map(self.get, paths)
+            return
+        with ThreadPoolExecutor(_READ_AHEAD) as pool:
+            waiting: deque[Future[bytes]] = deque()
+            for path in paths:
+                waiting.append(pool.submit(self.get, path))
+                if len(waiting) >= 2 * _READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def put(self, path: str, data: bytes | memoryview) -> None:
+        """Write the object, over what was there."""
+        with self._explained("write", path):
+            obstore.put(self._store, path, data, use_multipart=False)
+
+    def put_file(self, path: str, source: Path) -> None:
+        """Write a local file's content, in parts where it is large."""
+        with self._explained("write", path), source.open("rb") as file:
+            obstore.put(self._store, path, file)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the object only if there is none; False if there was. One of many callers wins."""
+        with self._explained("write", path):
+            try:
+                obstore.put(self._store, path, data, mode="create")
+            except AlreadyExistsError:
+                return False
+            return True
+
+    def exists(self, path: str) -> bool:
+        """Whether the object is there."""
+        try:
+            with self._explained("read", path):
+                obstore.head(self._store, path)
+        except NotFound:
+            return False
+        return True
+
+    def list(self, prefix: str = "") -> list[str]:
+        """Paths of all objects whose path starts with the segments of ``prefix``, sorted."""
+        with self._explained("list", prefix):
+            return sorted(entry["path"] for batch in obstore.list(self._store, prefix or None) for entry in batch)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        for path in paths:
+            try:
+                with self._explained("delete", path):
+                    obstore.delete(self._store, path)
+            except NotFound:
+                continue
+
+    def sweep(self, prefix: str, owned: Callable[[str], bool], *, deep: bool = False) -> None:
+        """Remove what killed writers left unfinished in the folder ``prefix``; ``deep``: and below it.
+
+        Local storage only: S3 leaves nothing behind. ``owned`` tells from an object's path whether the caller owns
+        it: an unfinished file of somebody who is still writing must stay.
+        """
+        if self.folder is None:
+            return
+        top = self.folder / prefix
+        for file in list(top.rglob("*#*") if deep else top.glob("*#*")):
+            path = file.relative_to(self.folder).as_posix()
+            if _STAGED.search(path) and owned(_STAGED.sub("", path)):
+                file.unlink(missing_ok=True)
+
+    def get_json(self, path: str) -> Any:
+        """The object as JSON. Raises InvalidDataset when it is none."""
+        try:
+            return orjson.loads(self.get(path))
+        except orjson.JSONDecodeError as error:
+            raise InvalidDataset(f"{self.url}/{path} is not JSON: {error}") from error
+
+    def put_json(self, path: str, document: Any) -> None:
+        """Write ``document`` as indented JSON with sorted keys: same document, same bytes."""
+        self.put(path, json_bytes(document))
+
+    def open_parquet(self, path: str) -> pq.ParquetFile:
+        """The object as an open Parquet file; only what is asked for is read. Raises InvalidDataset."""
+        with self._explained("read", path):
+            if self.folder is not None:
+                source: Any = str(self.folder / path)
+            else:
+                source = pa.PythonFile(obstore.open_reader(self._store, path), mode="r")
+            try:
+                return pq.ParquetFile(source)
+            except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                raise InvalidDataset(
+                    f"{self.url}/{path} is no readable Parquet file ({error}); restore it, or delete it and run "
+                    "`landpatch build` again: parts that are still there are not built anew"
+                ) from error
+
+    def free_bytes(self) -> int | None:
+        """Bytes free on a local root's disk; None elsewhere."""
+        return None if self.folder is None else shutil.disk_usage(self.folder).free
+
+    @contextmanager
+    def _explained(self, verb: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            if verb != "write":
+                raise NotFound(f"{self.url}/{path} is not there") from error
+            raise StorageError(f"cannot write {self.url}/{path}: {_reason(error)}") from error
+        except (BaseError, OSError, NotImplementedError) as error:
+            raise StorageError(f"cannot {verb} {self.url}/{path}: {_reason(error)}") from error
+
+
+def json_bytes(document: Any) -> bytes:
+    """``document`` as JSON bytes, the same for equal documents."""
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+
+
+def _reason(error: BaseException) -> str:
+    """The part of an error that a person can use: obstore appends its debug view below an empty line."""
+    text = str(error).split("\n\nDebug source", 1)[0].strip()
+    if "os error 28" in text or "No space left" in text:
+        return "the disk is full; free some space and run the same command again"
+    if "os error 13" in text or "Permission denied" in text or "PermissionDenied" in type(error).__name__:
+        return f"permission denied ({text})"
+    return text or type(error).__name__
+
+
+class Dataset:
+    """A finished or growing dataset, for reading."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    @classmethod
+    def open(cls, url: str | os.PathLike[str]) -> Self:
+        """Raises InvalidDataset where no dataset lies."""
+        storage = Storage.open(url)
+        for name in (COLLECTION, ITEMS):
+            if not storage.exists(name):
+                raise InvalidDataset(
+                    f"{storage.url} holds no {name}: it is not a landpatch dataset, or its build has not finished "
+                    "(`landpatch status` tells)"
+                )
+        return cls(storage)
+
+    def table(self, columns: Iterable[str] | None = None) -> pa.Table:
+        """``items.parquet``, one row a patch, sorted by id; ``columns`` limits what is read."""
+        file = self.storage.open_parquet(ITEMS)
+        try:
+            return file.read(columns=None if columns is None else list(columns))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InvalidDataset(f"{self.storage.url}/{ITEMS} is damaged: {error}") from error
+
+    def collection(self) -> dict[str, Any]:
+        """``collection.json``."""
+        document: dict[str, Any] = self.storage.get_json(COLLECTION)
+        return document
+
+    def nomenclature(self) -> Nomenclature | None:
+        """The nomenclature of the reference maps; None for a dataset without labels."""
+        stored = self.collection().get("landpatch:nomenclature")
+        return None if stored is None else Nomenclature.from_document(stored)

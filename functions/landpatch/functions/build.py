@@ -1,0 +1,231 @@
+"""Building a dataset from scenes: plan the jobs, have an engine do their blocks, bring the catalogue up to date."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from landpatch.catalog.compaction import compact
+from landpatch.catalog.errors import (
+    DatasetConflict,
+    InvalidItem,
+    InvalidParameter,
+    LandpatchError,
+)
+from landpatch.catalog.items import label_item, scene_item_href
+from landpatch.catalog.scenes import optical_scene, radar_scene
+from landpatch.catalog.store import NotFound, Storage, json_bytes
+from landpatch.functions.engines.local import Task, Watcher, run_tasks
+from landpatch.functions.jobs import Entry, Job, Ledger, Parameters, State, blocks_of
+from landpatch.functions.labels import Labels, open_labels
+from landpatch.functions.tile import Sources, check_sources
+
+Item = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePair:
+    """One Sentinel-2 item with the Sentinel-1 items beside it, all with absolute hrefs."""
+
+    optical: Item
+    radars: tuple[Item, ...] = ()
+
+
+@dataclass(slots=True)
+class BuildResult:
+    """What a build left behind.
+
+    ``entries`` are all blocks of the scenes asked for, as the ledger has them now; ``refused`` the scenes that could
+    not even be planned, by item id. ``changed`` is False when a finished build was run again.
+    """
+
+    entries: list[Entry] = field(default_factory=list)
+    refused: dict[str, LandpatchError] = field(default_factory=dict)
+    changed: bool = False
+
+    @property
+    def kept(self) -> int:
+        """Patches in the dataset from these scenes."""
+        return sum(entry.kept for entry in self.entries)
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Patches that were dropped, by reason."""
+        total: Counter[str] = Counter()
+        for entry in self.entries:
+            total.update(entry.dropped)
+        return dict(total.most_common())
+
+    @property
+    def unfinished(self) -> list[Entry]:
+        """Blocks that did not succeed."""
+        return [entry for entry in self.entries if entry.state is not State.SUCCEEDED]
+
+
+def build(
+    pairs: Sequence[ScenePair],
+    destination: str | Path,
+    *,
+    labels: str | None,
+    parameters: Parameters | None = None,
+    collection: str = "landpatch",
+    block_rows: int = 91,
+    workers: int | None = None,
+    lmdb: str | None = None,
+    watch: Watcher = lambda *_: None,
+) -> BuildResult:
+    """Cut scenes into patches and catalogue them at ``destination`` (folder, s3://, memory:// is not shared).
+
+    ``labels`` is a prepared label source (None: no reference maps). Scenes that are done are not done again; blocks
+    that failed are tried again. Every raster is opened and compared with the patch grid before anything is written.
+
+    Raises InvalidParameter, InvalidLabels, DatasetConflict, StorageError; if there is one scene only, what is wrong
+    with it. With several scenes a bad one is in ``refused`` and the others are built.
+    """
+    parameters = parameters or Parameters()
+    if parameters.require_s1 and not all(pair.radars for pair in pairs):
+        raise InvalidParameter(
+            "a Sentinel-2 scene comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: "
+            "give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)"
+        )
+    source = None if labels is None else open_labels(labels)
+    result = BuildResult()
+    planned: list[tuple[Job, ScenePair]] = []
+    for pair in pairs:
+        try:
+            planned.append((_plan(pair, source, parameters, collection, block_rows), pair))
+        except LandpatchError as error:
+            if len(pairs) == 1:
+                raise
+            result.refused[str(pair.optical.get("id", "?"))] = error
+    scenes = Counter(job.scene for job, _ in planned)
+    twice = [str(scene) for scene, count in scenes.items() if count > 1]
+    if twice:
+        raise InvalidParameter(f"the scene {twice[0]} is given more than once")
+    storage = Storage.open(destination, create=bool(planned))
+    if planned:
+        _refuse_mixture(storage, collection, source)
+    for job, pair in planned:
+        _record(storage, job, pair, source)
+    jobs = [job for job, _ in planned]
+    return _carry_out(storage, jobs, result, frozenset(), workers, lmdb, watch)
+
+
+def rebuild(
+    destination: str | Path,
+    *,
+    states: Iterable[State] = (State.FAILED, State.ABORTED),
+    tile: str | None = None,
+    workers: int | None = None,
+    lmdb: str | None = None,
+    watch: Watcher = lambda *_: None,
+) -> BuildResult:
+    """Try the blocks of a dataset again that are in one of ``states``, of one ``tile`` or all.
+
+    What to read and how was recorded when the scenes were first built. Blocks of dead workers count as FAILED.
+    """
+    storage = Storage.open(destination)
+    wanted = frozenset(states)
+    ledger = Ledger(storage)
+    jobs = []
+    for job in ledger.jobs():
+        if tile is not None and job.scene.tile != tile:
+            continue
+        found = {ledger.entry(job.scene, block).state for block in job.blocks}
+        if found & wanted or (State.FAILED in wanted and found & {State.CLAIMED, State.PROCESSING, State.PENDING}):
+            jobs.append(job)
+    return _carry_out(storage, jobs, BuildResult(), wanted, workers, lmdb, watch)
+
+
+def _carry_out(
+    storage: Storage,
+    jobs: Sequence[Job],
+    result: BuildResult,
+    again: frozenset[State],
+    workers: int | None,
+    lmdb: str | None,
+    watch: Watcher,
+) -> BuildResult:
+    ledger = Ledger(storage)
+    tasks = [
+        Task(job, block)
+        for job in jobs
+        for block in job.blocks
+        if ledger.entry(job.scene, block).state is not State.SUCCEEDED
+    ]
+    ended = run_tasks(storage, tasks, workers=workers, again=again, lmdb=lmdb, watch=watch)
+    for folder in ("", "scenes"):
+        storage.sweep(folder, lambda _: True)
+    result.changed = compact(storage) or bool(ended)
+    now = {(entry.scene, entry.block): entry for entry in ended}
+    result.entries = [
+        now.get((str(job.scene), block.name)) or ledger.entry(job.scene, block)
+        for job in jobs
+        for block in job.blocks
+    ]
+    return result
+
+
+def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collection: str, block_rows: int) -> Job:
+    """The job of a pair, after everything that can be checked without reading pixels has been."""
+    optical = optical_scene(pair.optical, offset=parameters.boa_offset)
+    radars = tuple(radar_scene(item, unit=parameters.s1_unit) for item in pair.radars)
+    ids = [optical.item_id, *(radar.item_id for radar in radars)]
+    for item_id in ids:
+        if any(mark in item_id for mark in ":/\\\0") or item_id in (".", ".."):
+            raise InvalidItem(f"item id {item_id!r} cannot be a file name; give the item an id without : and /")
+    if len(set(ids)) != len(ids):
+        raise InvalidItem(f"item {optical.item_id}: two of its scenes have the same id ({', '.join(ids)})")
+    check_sources(Sources(optical, pair.optical, radars, labels))
+    return Job(
+        scene=optical.scene,
+        optical=optical.item_id,
+        radars=tuple(radar.item_id for radar in radars),
+        labels=None if labels is None else labels.href,
+        label_item=None if labels is None else labels.name,
+        collection=collection,
+        parameters=parameters,
+        blocks=blocks_of(block_rows),
+    )
+
+
+def _refuse_mixture(storage: Storage, collection: str, labels: Labels | None) -> None:
+    """One dataset, one collection, one nomenclature: found out before hours of work, not at compaction."""
+    nomenclature = None if labels is None else labels.nomenclature.to_document()
+    try:
+        there = storage.get_json("collection.json")
+    except NotFound:
+        return
+    if there.get("id") != collection:
+        raise DatasetConflict(
+            f"{storage.url} holds the collection {there.get('id')!r}, not {collection!r}; use its id or another --to"
+        )
+    if there.get("landpatch:nomenclature") != nomenclature:
+        raise DatasetConflict(
+            f"{storage.url} was labelled in another way (its nomenclature: "
+            f"{(there.get('landpatch:nomenclature') or {}).get('name', 'none')}); use the same labels or another --to"
+        )
+
+
+def _record(storage: Storage, job: Job, pair: ScenePair, labels: Labels | None) -> None:
+    """Write the job and its items, where they are not there already."""
+    Ledger(storage).add(job)
+    documents: dict[str, Any] = {job.optical: pair.optical}
+    documents |= dict(zip(job.radars, pair.radars, strict=True))
+    if labels is not None and job.label_item is not None:
+        documents[job.label_item] = label_item(
+            job.label_item, labels.name, labels.href, labels.bounds, labels.nomenclature
+        )
+    for item_id, document in documents.items():
+        _put_if_different(storage, scene_item_href(item_id), document)
+
+
+def _put_if_different(storage: Storage, path: str, document: Any) -> None:
+    data = json_bytes(document)
+    try:
+        if storage.get(path) == data:
+            return
+    except NotFound:
+        pass
+    storage.put(path, data)

@@ -1,0 +1,1 @@
+"""Where blocks are carried out: processes of this machine, or functions in the cloud."""

@@ -1,0 +1,280 @@
+"""The bands of a Sentinel-2 scene, a strip of patch rows at a time.
+
+Every band is opened once and read in strips of whole patch rows at its native resolution; JPEG 2000 bands, whose
+code blocks do not follow strips, are decoded once as a whole. Numbers come out on the dataset's scale (reflectance
+x 10000, 0 = nodata), whatever the baseline.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import rasterio
+from numba import njit
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from landpatch.catalog.bands import PatchAsset, optical_bands
+from landpatch.catalog.errors import InvalidScene, UnreadableAsset
+from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid
+from landpatch.catalog.scenes import BandAsset, OpticalScene
+from landpatch.functions.raster import open_raster
+
+# The darkest clear pixels (0.1 percentile) tell whether 1000 was added: about 950 or more with the offset, less
+# than 700 without (the project's Sentinel notes). Bands that are dark somewhere in nearly every scene:
+_WITNESSES = ("B02", "B03", "B04", "B11", "B12")
+_WITH_OFFSET = 950
+_WITHOUT_OFFSET = 700
+_CLEAR = np.array([2, 4, 5, 6])  # SCL: dark features, vegetation, bare soil, water
+_WITNESS_WINDOWS = 24
+_WITNESS_METRES = 5120  # a window is 512 pixels of a 10 m band: one block of a usual COG
+_ENOUGH_PIXELS = 2000  # fewer make a 0.1 percentile meaningless
+
+
+@dataclass(slots=True)
+class _Band:
+    """An open band: ``row`` and ``column`` are the tile's upper-left pixel in the file (negative: the file starts
+    inside the tile).
+    """
+
+    name: str
+    asset: BandAsset
+    dataset: rasterio.DatasetReader
+    pixels: int
+    row: int
+    column: int
+    whole: NDArray[np.uint16] | None = None
+
+    def read(self, top: int, left: int, out: NDArray[Any]) -> None:
+        """Fill ``out`` from the tile's pixel (top, left) on; 0 where the file has no pixels."""
+        height, width = out.shape
+        first_row, first_column = top + self.row, left + self.column
+        r0, r1 = max(first_row, 0), min(first_row + height, self.dataset.height)
+        c0, c1 = max(first_column, 0), min(first_column + width, self.dataset.width)
+        if r0 >= r1 or c0 >= c1:
+            out.fill(0)
+            return
+        inside = (slice(r0 - first_row, r1 - first_row), slice(c0 - first_column, c1 - first_column))
+        if (r1 - r0, c1 - c0) != out.shape:
+            out.fill(0)
+        if self.whole is not None:
+            out[inside] = self.whole[r0:r1, c0:c1]
+            return
+        window = Window(c0, r0, c1 - c0, r1 - r0)
+        self._read(window, out[inside])
+
+    def decode(self) -> None:
+        """Decode the whole band at once and keep it."""
+        self.whole = np.empty((self.dataset.height, self.dataset.width), np.uint16)
+        self._read(Window(0, 0, self.dataset.width, self.dataset.height), self.whole)
+
+    def _read(self, window: Window, out: NDArray[Any]) -> None:
+        try:
+            if out.flags.c_contiguous:
+                self.dataset.read(1, window=window, out=out)
+            else:
+                out[...] = self.dataset.read(1, window=window)
+        except (RasterioError, ValueError) as error:
+            reason = error.__cause__ or error
+            raise UnreadableAsset(
+                f"asset {self.asset.key} ({self.asset.href}) cannot be decoded: {reason}; the file is probably "
+                "truncated or corrupt: fetch it again and run the same command"
+            ) from error
+
+
+class OpticalReader:
+    """A scene opened for reading on the patch grid of its tile; a context manager.
+
+    Opening checks CRS, resolution, alignment and dtype of every band and raises InvalidScene, naming the asset,
+    before a single pixel is read; UnreadableAsset where a file cannot be opened.
+    """
+
+    def __init__(self, scene: OpticalScene, grid: TileGrid) -> None:
+        self.scene = scene
+        self.grid = grid
+        self._stack = ExitStack()
+        self._strips: dict[str, NDArray[np.uint16]] = {}
+        try:
+            self._bands = {
+                name: self._open(name, asset, optical_bands()[name].resolution) for name, asset in scene.bands.items()
+            }
+            self._scl = None if scene.scl is None else self._open("SCL", scene.scl, 20)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        self._stack.close()
+
+    @property
+    def covered(self) -> tuple[range, range]:
+        """Patch rows and patch columns that the files cover at least in part; patches elsewhere are nodata."""
+        first_row = first_column = 0
+        last_row = last_column = TILE_PATCHES
+        for band in self._bands.values():
+            first_row = max(first_row, -band.row // band.pixels)
+            first_column = max(first_column, -band.column // band.pixels)
+            last_row = min(last_row, -(-(band.dataset.height - band.row) // band.pixels))
+            last_column = min(last_column, -(-(band.dataset.width - band.column) // band.pixels))
+        return range(first_row, max(first_row, last_row)), range(first_column, max(first_column, last_column))
+
+    def cut(self, rows: range, asset: PatchAsset, out: NDArray[np.uint16]) -> NDArray[np.bool_]:
+        """Read patch rows ``rows`` of the bands of one file kind, harmonise and cut them into patches.
+
+        ``out`` has shape (len(rows), 91, bands, px, px), uint16. Returns which patches are complete: bool,
+        (len(rows), 91), False where any pixel is 0 (nodata). Raises UnreadableAsset.
+        """
+        complete = np.ones((len(rows), TILE_PATCHES), bool)
+        for plane, name in enumerate(asset.planes):
+            strip = self._strip(name, rows, asset.pixels)
+            _cut(strip, self.scene.offset.present, out, plane, complete)
+        return complete
+
+    def scene_classification(self, rows: range) -> NDArray[np.uint8] | None:
+        """SCL of patch rows ``rows``: uint8, (len(rows) * 60, 91 * 60), 0 where there is none; None without SCL."""
+        if self._scl is None:
+            return None
+        out = np.empty((len(rows) * self._scl.pixels, TILE_PATCHES * self._scl.pixels), np.uint8)
+        self._scl.read(rows.start * self._scl.pixels, 0, out)
+        return out
+
+    def verify_offset(self) -> str:
+        """Check on the pixels what the metadata says about the radiometric offset.
+
+        Looks at windows spread over the scene, in clear pixels where there is a scene classification. Returns what
+        was seen, as text. Raises InvalidScene when the darkest pixels contradict the metadata.
+        """
+        darkest = self._darkest()
+        if darkest is None:
+            return "too few clear pixels to check the offset"
+        present = self.scene.offset.present
+        seen = f"0.1 percentile of clear pixels {darkest:.0f}"
+        if present and darkest < _WITHOUT_OFFSET:
+            found, remedy = f"below {_WITHOUT_OFFSET}: the 1000 is not there", "absent"
+        elif not present and darkest >= _WITH_OFFSET:
+            found, remedy = f"{_WITH_OFFSET} or more: 1000 was probably added", "present"
+        else:
+            return seen
+        raise InvalidScene(
+            f"item {self.scene.item_id}: its metadata says that the offset of 1000 is "
+            f"{'present' if present else 'absent'} ({self.scene.offset.reason}), but the {seen}, {found}. "
+            f"Nothing was guessed; say which is right with --boa-offset {remedy} (or "
+            f"{'present' if present else 'absent'}, if the scene really is that "
+            f"{'dark' if present else 'bright'})"
+        )
+
+    def _open(self, name: str, asset: BandAsset, resolution: int) -> _Band:
+        dataset = self._stack.enter_context(open_raster(asset.href))
+        what = f"item {self.scene.item_id}, asset {asset.key} ({asset.href})"
+        if dataset.crs is None or dataset.crs.to_epsg() != self.grid.epsg:
+            raise InvalidScene(
+                f"{what}: its CRS is {dataset.crs and dataset.crs.to_string()}, tile {self.grid.tile} has "
+                f"EPSG:{self.grid.epsg}; patches are cut on the tile's own grid, without resampling"
+            )
+        transform = dataset.transform
+        if (transform.a, transform.e) != (resolution, -resolution) or transform.b or transform.d:
+            raise InvalidScene(
+                f"{what}: its pixels are {abs(transform.a):g} x {abs(transform.e):g} m, {name} must have "
+                f"{resolution} m, north up; give the band at its native resolution"
+            )
+        if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "ui":
+            raise InvalidScene(
+                f"{what}: it has {dataset.count} band(s) of {dataset.dtypes[0]}, expected one band of integers"
+            )
+        row, column = (self.grid.uly - transform.f) / -resolution, (self.grid.ulx - transform.c) / resolution
+        if row != int(row) or column != int(column):
+            raise InvalidScene(
+                f"{what}: its corner ({transform.c:g}, {transform.f:g}) is not on the {resolution} m grid of tile "
+                f"{self.grid.tile}, whose corner is ({self.grid.ulx}, {self.grid.uly})"
+            )
+        pixels = PATCH_METRES // resolution
+        band = _Band(name, asset, dataset, pixels, int(row), int(column))
+        size = TILE_PATCHES * pixels
+        if band.row >= dataset.height or band.column >= dataset.width or min(band.row, band.column) <= -size:
+            raise InvalidScene(f"{what}: it lies outside tile {self.grid.tile}")
+        return band
+
+    def _strip(self, name: str, rows: range, pixels: int) -> NDArray[np.uint16]:
+        band = self._bands[name]
+        if band.whole is None and band.dataset.driver == "JP2OpenJPEG":
+            band.decode()
+        # One buffer a band size, used again for every strip: fresh pages cost half of the cutting.
+        key = f"{pixels}"
+        shape = (len(rows) * pixels, TILE_PATCHES * pixels)
+        if key not in self._strips or self._strips[key].shape[0] < shape[0]:
+            self._strips[key] = np.empty(shape, np.uint16)
+        strip = self._strips[key][: shape[0]]
+        band.read(rows.start * pixels, 0, strip)
+        return strip
+
+    def _darkest(self) -> float | None:
+        """The smallest 0.1 percentile among the witness bands; None where too few clear pixels were found."""
+        smallest = []
+        for name in _WITNESSES:
+            band = self._bands[name]
+            values = [self._clear_pixels(band, *corner) for corner in self._windows()]
+            found = np.concatenate(values)
+            if found.size < _ENOUGH_PIXELS:
+                whole = band.whole if band.whole is not None else band.dataset.read(1)
+                found = whole[whole > 0]
+            if found.size >= _ENOUGH_PIXELS:
+                smallest.append(float(np.percentile(found, 0.1)))
+        return min(smallest) if smallest else None
+
+    def _windows(self) -> Iterator[tuple[int, int]]:
+        """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers."""
+        rows, columns = self.covered
+        per_side = int(_WITNESS_WINDOWS**0.5) + 1
+        for i in range(per_side):
+            for j in range(per_side):
+                yield (
+                    (rows.start + len(rows) * i // per_side) * PATCH_METRES,
+                    (columns.start + len(columns) * j // per_side) * PATCH_METRES,
+                )
+
+    def _clear_pixels(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:
+        resolution = PATCH_METRES // band.pixels
+        size = _WITNESS_METRES // resolution
+        values = np.empty((size, size), np.uint16)
+        if band.whole is None and band.dataset.driver == "JP2OpenJPEG":
+            band.decode()
+        band.read(down // resolution, right // resolution, values)
+        clear = values > 0
+        if self._scl is not None:
+            classes = np.empty((_WITNESS_METRES // 20, _WITNESS_METRES // 20), np.uint8)
+            self._scl.read(down // 20, right // 20, classes)
+            clear &= np.kron(np.isin(classes, _CLEAR), np.ones((20 // resolution,) * 2, bool))
+        return values[clear]
+
+
+@njit(cache=True, nogil=True)
+def _cut(strip: Any, offset: bool, out: Any, plane: int, complete: Any) -> None:  # pragma: no cover - compiled
+    """Cut one band's strip into patches, take the offset away and note nodata, in one pass over the pixels."""
+    rows, columns, _, pixels, _ = out.shape
+    for row in range(rows):
+        for y in range(pixels):
+            line = strip[row * pixels + y]
+            for column in range(columns):
+                target = out[row, column, plane, y]
+                start = column * pixels
+                empty = False
+                for x in range(pixels):
+                    value = line[start + x]
+                    if value == 0:
+                        empty = True
+                    elif offset:
+                        # Signed: 0 means nodata, so that a darker pixel than the offset becomes 1.
+                        value = np.uint16(max(np.int32(value) - 1000, 1))
+                    target[x] = value
+                if empty:
+                    complete[row, column] = False

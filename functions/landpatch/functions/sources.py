@@ -1,0 +1,84 @@
+"""What a user names on the command line, read: scene items and SAFE folders, label files."""
+
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import unquote, urlsplit
+
+import orjson
+
+from landpatch.catalog.errors import InvalidItem, InvalidLabels, StorageError, UnreadableAsset
+from landpatch.catalog.safe import is_safe, safe_item
+from landpatch.catalog.scenes import with_absolute_hrefs
+from landpatch.catalog.store import Storage
+from landpatch.functions.labels import open_labels
+from landpatch.functions.labels_prepare import prepare_labels
+
+_TIMEOUT = 60.0
+
+
+def read_scene(href: str) -> dict[str, Any]:
+    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder.
+
+    Raises InvalidItem (no item), UnreadableAsset (not there).
+    """
+    if "://" not in href and Path(href).is_dir():
+        if not is_safe(Path(href)):
+            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
+        return safe_item(Path(href))
+    base = href if urlsplit(href).scheme in ("http", "https", "s3") else str(_local(href))
+    try:
+        document = orjson.loads(_bytes(href))
+    except orjson.JSONDecodeError as error:
+        raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        kind = document.get("type") if isinstance(document, dict) else type(document).__name__
+        raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
+    return with_absolute_hrefs(document, base)
+
+
+def prepared_labels(source: str, destination: str) -> str:
+    """The href of a prepared label source: ``source`` itself, or what is prepared from it.
+
+    A CORINE file given as it was downloaded is prepared once into ``labels/`` of the dataset. Raises InvalidLabels.
+    """
+    if "://" in source or not Path(source).exists():
+        return open_labels(source).href
+    path = Path(source).absolute()
+    if path.suffix.lower() in (".parquet", ".tif", ".tiff"):
+        try:
+            return open_labels(path).href
+        except InvalidLabels:
+            if path.suffix.lower() == ".parquet":
+                raise
+    from landpatch.functions.console import counting
+
+    suffix = ".tif" if path.suffix.lower() in (".tif", ".tiff") else ".parquet"
+    storage = Storage.open(destination, create=True)
+    name = f"labels/{path.stem}{suffix}"
+    target = f"{storage.url}/{name}"
+    if not storage.exists(name):
+        with counting(f"Preparing {path.name}") as progress:
+            prepare_labels(str(path), target, progress=progress)
+    return target
+
+
+def _local(href: str) -> Path:
+    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
+    return Path(path).absolute()
+
+
+def _bytes(href: str) -> bytes:
+    scheme = urlsplit(href).scheme
+    try:
+        if scheme in ("http", "https"):
+            with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
+                content: bytes = answer.read()
+                return content
+        if scheme == "s3":
+            parent, _, name = href.rpartition("/")
+            return Storage.open(parent).get(name)
+        return _local(href).read_bytes()
+    except (OSError, URLError, StorageError) as error:
+        raise UnreadableAsset(f"the item {href} cannot be read: {error}") from error

@@ -1,0 +1,435 @@
+"""The heart: one block of a tile, from scenes to patches, their files and their items.
+
+A block is worked through in strips of 13 patch rows. While the threads of a pool encode, hash and write the patches
+of one strip, the next strip is being read and cut. Names and bytes depend on the inputs alone: doing a block twice
+writes the same objects.
+"""
+
+import hashlib
+import io
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numba import njit
+from numpy.typing import NDArray
+
+from landpatch.catalog.bands import OPTICAL_ASSETS, REFERENCE_MAP, S1, S2_10M
+from landpatch.catalog.cogs import CogEncoder
+from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid, strips
+from landpatch.catalog.items import (
+    THUMBNAIL,
+    LabelOrigin,
+    Origin,
+    PatchRecord,
+    asset_href,
+    item_from_row,
+    patch_table,
+    thumbnail_href,
+)
+from landpatch.catalog.scenes import OpticalScene, RadarScene, by_time_gap, sensing_time
+from landpatch.catalog.schemas import validate_item
+from landpatch.catalog.store import Storage
+from landpatch.functions.jobs import Block, Job, Parameters
+from landpatch.functions.labels import Labels, count_classes
+from landpatch.functions.optical import OpticalReader
+from landpatch.functions.quality import Reason, classify, official_flags, reasons
+from landpatch.functions.raster import gdal_environment
+from landpatch.functions.sar import RadarReader
+
+PATCH_PIXELS = PATCH_METRES // 10
+_STRIP_WIDTH = TILE_PATCHES * PATCH_PIXELS
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a block is: patch rows ``done`` of ``total``, patches ``kept`` so far."""
+
+    done: int
+    total: int
+    kept: int
+
+
+class PatchSink(Protocol):
+    """Something that takes the arrays of every kept patch besides its files: the fused LMDB export."""
+
+    def put_patch(
+        self,
+        patch_id: str,
+        s1_name: str | None,
+        optical: Mapping[str, NDArray[np.uint16]],
+        radar: NDArray[np.float32] | None,
+        reference_map: NDArray[np.uint16] | None,
+    ) -> None:
+        """Optical planes by asset key, (bands, px, px); radar (2, 120, 120) dB; map (120, 120)."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a block: the items of its patches, how many were dropped and why, what was written."""
+
+    table: pa.Table
+    dropped: dict[str, int]
+    objects: int
+    bytes_written: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The scenes of a job, parsed: everything that a block reads."""
+
+    optical: OpticalScene
+    optical_item: Mapping[str, Any]
+    radars: tuple[RadarScene, ...]
+    labels: Labels | None
+
+    @property
+    def grid(self) -> TileGrid:
+        """The patch grid of the scene's tile."""
+        return TileGrid.from_tile(self.optical.scene.tile)
+
+
+def check_sources(sources: Sources) -> None:
+    """Open every raster of a job and compare it with the patch grid: InvalidScene before anything is written."""
+    with gdal_environment():
+        OpticalReader(sources.optical, sources.grid).close()
+        for radar in sources.radars:
+            RadarReader(radar, sources.grid).close()
+
+
+def build_block(
+    job: Job,
+    block: Block,
+    sources: Sources,
+    storage: Storage,
+    *,
+    report: Callable[[Progress], None] | None = None,
+    sink: PatchSink | None = None,
+) -> Outcome:
+    """Cut one block into patches and write their files to ``storage``.
+
+    ``report`` is called after every strip and may raise to stop the work. Raises what reading and writing raise:
+    InvalidScene, UnreadableAsset, InvalidLabels, StorageError.
+    """
+    with gdal_environment(), ExitStack() as stack:
+        reader = stack.enter_context(OpticalReader(sources.optical, sources.grid))
+        radars = by_time_gap(sources.radars, sensing_time(sources.optical_item))
+        radar_readers = [stack.enter_context(RadarReader(radar, sources.grid)) for radar in radars]
+        # On local storage encoding is the work and a core apiece is enough; on S3 most of the time is waiting.
+        threads = min(4, os.cpu_count() or 1) if storage.folder is not None else 32
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        worker = _Block(job, block, sources, storage, reader, radars, radar_readers, pool, sink)
+        try:
+            return worker.run(report or (lambda _: None))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@dataclass(slots=True)
+class _Strip:
+    """The arrays of one strip. Two exist in turn: one is filled while the other is written."""
+
+    optical: dict[str, NDArray[np.uint16]]
+    radar: NDArray[np.float32]
+    spare: NDArray[np.float32] | None = None
+
+    @classmethod
+    def empty(cls, rows: int) -> "_Strip":
+        optical = {
+            asset.key: np.empty((rows, TILE_PATCHES, len(asset.planes), asset.pixels, asset.pixels), np.uint16)
+            for asset in OPTICAL_ASSETS
+        }
+        return cls(optical, np.empty((2, rows * PATCH_PIXELS, _STRIP_WIDTH), np.float32))
+
+
+class _Block:
+    def __init__(
+        self,
+        job: Job,
+        block: Block,
+        sources: Sources,
+        storage: Storage,
+        reader: OpticalReader,
+        radars: list[RadarScene],
+        radar_readers: list[RadarReader],
+        pool: ThreadPoolExecutor,
+        sink: PatchSink | None,
+    ) -> None:
+        self.block, self.sources, self.storage = block, sources, storage
+        self.parameters: Parameters = job.parameters
+        self.reader, self.radar_readers, self.pool, self.sink = reader, radar_readers, pool, sink
+        self.grid = sources.grid
+        self.scene = sources.optical.scene
+        labels = sources.labels
+        self.origin = Origin(
+            scene=self.scene,
+            grid=self.grid,
+            optical_item=sources.optical.item_id,
+            sensed=sensing_time(sources.optical_item),
+            offset=sources.optical.offset,
+            radars=tuple(radars),
+            labels=None if labels is None else LabelOrigin(job.label_item or labels.name, labels.nomenclature),
+            collection=job.collection,
+        )
+        compression = "zstd" if job.parameters.compression == "zstd" else "deflate"
+        self.encoders = {
+            asset.key: CogEncoder(asset, self.grid.epsg, compression)
+            for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP)
+        }
+        self.records: list[PatchRecord] = []
+        self.dropped: Counter[str] = Counter()
+        self.reference_map: NDArray[np.uint16] | None = None
+
+    def run(self, report: Callable[[Progress], None]) -> Outcome:
+        rows, _ = self.reader.covered
+        rows = range(max(rows.start, self.block.first), min(rows.stop, self.block.last))
+        total = len(self.block.rows)
+        outside = (total - len(rows)) * TILE_PATCHES
+        failed = self.sources.optical.failed_quality
+        notes = []
+        if failed:
+            notes.append(f"quality indicators not PASSED: {', '.join(failed)}")
+            self.dropped[Reason.QUALITY] = total * TILE_PATCHES
+            rows = range(0)
+        else:
+            notes.append(self._checked_offset())
+            if outside:
+                self.dropped[Reason.NODATA] += outside
+        if len(rows):
+            if self.sources.labels is not None:
+                self.reference_map = self.sources.labels.reference_map(self.grid, rows)
+            self._run_strips(rows, report, total)
+        report(Progress(total, total, len(self.records)))
+        table = patch_table(self.origin, self.records)
+        if table.num_rows:
+            validate_item(item_from_row(table.slice(0, 1).to_pylist()[0]))
+        files = [file for record in self.records for file in record.files.values()]
+        return Outcome(
+            table,
+            {reason.value: self.dropped[reason] for reason in Reason if self.dropped[reason]},
+            len(files),
+            sum(size for size, _ in files),
+            notes,
+        )
+
+    def _checked_offset(self) -> str:
+        offset = self.sources.optical.offset
+        verdict = f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}"
+        if self.parameters.boa_offset != "auto":
+            return verdict
+        return f"{verdict}; {self.reader.verify_offset()}"
+
+    def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
+        size = min(len(rows), max(len(strip) for strip in strips()))
+        buffers = [_Strip.empty(size), _Strip.empty(size)]
+        writing: Iterator[PatchRecord] = iter(())
+        for number, strip in enumerate(strips(rows.start, rows.stop)):
+            buffer = buffers[number % 2]
+            chosen = self._read(strip, rows, buffer)
+            # The strip before this one has had its writes in the pool meanwhile; only now its buffer may go.
+            self.records.extend(writing)
+            writing = self._write(strip, rows, buffer, chosen)
+            report(Progress(strip.start - self.block.first, total, len(self.records)))
+        self.records.extend(writing)
+
+    def _read(self, strip: range, rows: range, buffer: _Strip) -> "_Chosen":
+        """Fill the buffer with a strip and decide which of its patches are kept."""
+        shape = (len(strip), TILE_PATCHES)
+        holds: dict[Reason, NDArray[np.bool_]] = {}
+        complete = np.ones(shape, bool)
+        for asset in OPTICAL_ASSETS:
+            complete &= self.reader.cut(strip, asset, buffer.optical[asset.key][: len(strip)])
+        holds[Reason.NODATA] = ~complete
+        counts = self._count_labels(strip, rows)
+        unlabelled = None
+        if counts is not None:
+            unlabelled = (counts[:, :, -1] + counts[:, :, -2]) / PATCH_PIXELS**2
+            # "Fewer than": a quarter without a class is one pixel too many. No class at all: nothing to learn.
+            holds[Reason.UNLABELLED] = (unlabelled >= self.parameters.max_unlabelled) | (unlabelled == 1)
+        scl = self.reader.scene_classification(strip)
+        classification = None if scl is None else classify(scl)
+        if classification is not None:
+            if self.parameters.max_cloud is not None:
+                holds[Reason.CLOUD] = classification.cloud + classification.shadow > self.parameters.max_cloud
+            if self.parameters.max_snow is not None:
+                holds[Reason.SNOW] = classification.snow > self.parameters.max_snow
+        wanted = ~np.logical_or.reduce(list(holds.values()))
+        radar_of = self._read_radar(strip, wanted, buffer)
+        if self.parameters.require_s1 and self.radar_readers:
+            holds[Reason.NO_S1] = radar_of < 0
+        elif self.parameters.require_s1:
+            holds[Reason.NO_S1] = np.ones(shape, bool)
+        reason = reasons(holds)
+        self.dropped.update(str(why) for why in reason[reason != None])  # noqa: E711 - elementwise
+        snow, cloud = official_flags(classification, shape, self.parameters.snow_flag, self.parameters.cloud_flag)
+        return _Chosen(reason == None, radar_of, counts, unlabelled, classification, snow, cloud)  # noqa: E711
+
+    def _count_labels(self, strip: range, rows: range) -> NDArray[np.int32] | None:
+        labels = self.sources.labels
+        if labels is None or self.reference_map is None:
+            return None
+        top = (strip.start - rows.start) * PATCH_PIXELS
+        part = self.reference_map[top : top + len(strip) * PATCH_PIXELS]
+        return count_classes(part, labels.nomenclature.class_of_code, len(labels.nomenclature.classes))
+
+    def _read_radar(self, strip: range, wanted: NDArray[np.bool_], buffer: _Strip) -> NDArray[np.int64]:
+        """Fill the buffer's Sentinel-1 with, for each wanted patch, the nearest scene in time that covers it.
+
+        Returns the scene's index by patch, -1 where none covers it.
+        """
+        radar_of = np.full(wanted.shape, -1, np.int64)
+        radar = buffer.radar[:, : len(strip) * PATCH_PIXELS]
+        for index, reader in enumerate(self.radar_readers):
+            missing = wanted & (radar_of < 0)
+            if not missing.any():
+                break
+            if index == 0:
+                target = radar
+            else:
+                if buffer.spare is None:
+                    buffer.spare = np.empty_like(buffer.radar)
+                target = buffer.spare[:, : len(strip) * PATCH_PIXELS]
+            reader.strip(strip, target)
+            found = missing & _without_nan(target, PATCH_PIXELS, TILE_PATCHES)
+            radar_of[found] = index
+            if index:
+                for row, column in np.argwhere(found):
+                    window = _patch_window(row, column)
+                    radar[window] = target[window]
+        return radar_of
+
+    def _write(self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen") -> Iterator[PatchRecord]:
+        """Begin to write the kept patches of a strip; the iterator waits for them, in order."""
+        futures: list[tuple[dict[str, NDArray[Any]], Future[PatchRecord]]] = []
+        for row, column in np.argwhere(chosen.kept).tolist():
+            planes = self._planes(strip, rows, buffer, chosen, row, column)
+            future = self.pool.submit(self._write_patch, chosen, planes, row, column, strip.start + row)
+            futures.append((planes, future))
+        for planes, future in futures:
+            record = future.result()
+            if self.sink is not None:  # here and not in the pool: one order, so that the sink's bytes are the same
+                self._pass_on(record, planes)
+            yield record
+
+    def _planes(
+        self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen", row: int, column: int
+    ) -> dict[str, NDArray[Any]]:
+        """Views of one patch's arrays by asset key, (bands, px, px) each."""
+        planes: dict[str, NDArray[Any]] = {
+            asset.key: buffer.optical[asset.key][row, column] for asset in OPTICAL_ASSETS
+        }
+        if chosen.radar_of[row, column] >= 0:
+            planes[S1.key] = buffer.radar[_patch_window(row, column)]
+        if self.reference_map is not None:
+            planes[REFERENCE_MAP.key] = self.reference_map[None][
+                _patch_window(strip.start + row - rows.start, column)
+            ]
+        return planes
+
+    def _write_patch(
+        self, chosen: "_Chosen", planes: Mapping[str, NDArray[Any]], row: int, x: int, y: int
+    ) -> PatchRecord:
+        radar_index = int(chosen.radar_of[row, x])
+        radar = self.origin.radars[radar_index] if radar_index >= 0 else None
+        left, top = self.grid.corner(x, y)
+        files = {}
+        for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP):
+            if asset.key in planes:
+                data = self.encoders[asset.key].encode(planes[asset.key], left, top)
+                files[asset.key] = self._put(asset_href(self.scene, x, y, asset, radar), data)
+        if self.parameters.thumbnails:
+            files[THUMBNAIL] = self._put(thumbnail_href(self.scene, x, y), _thumbnail(planes[S2_10M.key]))
+        return self._record(chosen, row, x, y, files)
+
+    def _pass_on(self, record: PatchRecord, planes: Mapping[str, NDArray[Any]]) -> None:
+        assert self.sink is not None
+        radar = None if record.radar is None else self.origin.radars[record.radar]
+        reference_map = planes.get(REFERENCE_MAP.key)
+        self.sink.put_patch(
+            str(self.scene.patch(record.x, record.y)),
+            None if radar is None else str(radar.name.patch(self.scene.tile, record.x, record.y)),
+            {asset.key: planes[asset.key] for asset in OPTICAL_ASSETS},
+            planes.get(S1.key),
+            None if reference_map is None else reference_map[0],
+        )
+
+    def _put(self, path: str, data: bytes) -> tuple[int, str]:
+        self.storage.put(path, data)
+        return len(data), hashlib.sha256(data).hexdigest()
+
+    def _record(
+        self, chosen: "_Chosen", row: int, x: int, y: int, files: Mapping[str, tuple[int, str]]
+    ) -> PatchRecord:
+        labels: tuple[str, ...] = ()
+        pixels: tuple[int, ...] = ()
+        if chosen.counts is not None and self.sources.labels is not None:
+            present = np.flatnonzero(chosen.counts[row, x, :-2])
+            labels = tuple(self.sources.labels.nomenclature.classes[index] for index in present)
+            pixels = tuple(int(chosen.counts[row, x, index]) for index in present)
+        scl = chosen.classification
+        radar = int(chosen.radar_of[row, x])
+        return PatchRecord(
+            x=x,
+            y=y,
+            radar=radar if radar >= 0 else None,
+            labels=labels,
+            label_pixels=pixels,
+            unlabelled=None if chosen.unlabelled is None else float(chosen.unlabelled[row, x]),
+            snow=None if scl is None else float(scl.snow[row, x]),
+            cloud=None if scl is None else float(scl.cloud[row, x]),
+            shadow=None if scl is None else float(scl.shadow[row, x]),
+            contains_seasonal_snow=bool(chosen.snow_flag[row, x]),
+            contains_cloud_or_shadow=bool(chosen.cloud_flag[row, x]),
+            files=files,
+        )
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """Verdicts on a strip's patches; every array begins with (rows, 91)."""
+
+    kept: NDArray[np.bool_]
+    radar_of: NDArray[np.int64]
+    counts: NDArray[np.int32] | None
+    unlabelled: NDArray[np.float64] | None
+    classification: Any
+    snow_flag: NDArray[np.bool_]
+    cloud_flag: NDArray[np.bool_]
+
+
+def _patch_window(row: int, column: int) -> tuple[slice, slice, slice]:
+    top, left = row * PATCH_PIXELS, column * PATCH_PIXELS
+    return slice(None), slice(top, top + PATCH_PIXELS), slice(left, left + PATCH_PIXELS)
+
+
+@njit(cache=True, nogil=True)
+def _without_nan(strip: Any, pixels: int, columns: int) -> Any:  # pragma: no cover - compiled
+    """Which patches of a (2, rows * px, columns * px) strip have no NaN."""
+    rows = strip.shape[1] // pixels
+    complete = np.ones((rows, columns), np.bool_)
+    for plane in range(strip.shape[0]):
+        for y in range(rows * pixels):
+            for column in range(columns):
+                for x in range(column * pixels, (column + 1) * pixels):
+                    if np.isnan(strip[plane, y, x]):
+                        complete[y // pixels, column] = False
+                        break
+    return complete
+
+
+def _thumbnail(planes: NDArray[np.uint16]) -> bytes:
+    """True colour of a patch as PNG: B04 B03 B02 (planes 2 1 0), reflectance 0 to 0.3."""
+    from PIL import Image
+
+    colour = np.clip(planes[[2, 1, 0]].astype(np.float32) * (255 / 3000), 0, 255).astype(np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(np.moveaxis(colour, 0, -1)).save(target, "PNG")
+    return target.getvalue()
