@@ -202,7 +202,6 @@ def test_a_collection_without_its_link_is_told_so(item: dict[str, Any]) -> None:
 
 BROKEN_RULES: list[tuple[dict[str, Any], str]] = [
     ({"file:checksum": CHECKSUM[4:]}, "no sha-256 multihash"),  # a bare sha-256 passes the schema
-    ({"file:checksum": CHECKSUM.upper()}, "no sha-256 multihash"),
     ({"file:checksum": CHECKSUM[:-2]}, "no sha-256 multihash"),
     ({"file:checksum": "1620" + CHECKSUM[4:]}, "no sha-256 multihash"),  # sha3-256, as CDSE has it
     ({"proj:transform": [331200, 10, 0, 5331600, 0, -10]}, "GDAL's order"),
@@ -251,9 +250,9 @@ def test_an_item_is_no_collection(item: dict[str, Any], collection: dict[str, An
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        (extension("sar", "1.0.0"), "declares the extension .*sar/v1.0.0.*sar/v1.3.0"),
-        (extension("storage", "2.0.0"), "declares the extension .*there is none of 'storage'"),
-        ("https://example.org/own/v1.0.0/schema.json", "declares the extension https://example.org"),
+        (extension("sar", "1.0.0"), "sar/v1.0.0/schema.json does not ship .*; declare sar/v1.3.0 instead"),
+        (extension("storage", "2.0.0"), "storage/v2.0.0/schema.json does not ship .*; leave it out"),
+        ("https://example.org/own/v1.0.0/schema.json", "example.org/own/v1.0.0/schema.json does not ship"),
     ],
 )
 def test_an_extension_without_a_shipped_schema_is_an_error(item: dict[str, Any], url: str, says: str) -> None:

@@ -3,10 +3,11 @@
 A patch is smaller than one block of an ordinary COG, so its file needs none of a raster library's machinery: the
 header is the same for every patch but for two coordinates and the sizes of its strips. In this order a file holds
 
-* the 8 bytes that begin a little-endian classic TIFF, and GDAL's ghost area, which announces ``IFDS_BEFORE_DATA``;
+* the 8 bytes that begin a little-endian classic TIFF, and GDAL's ghost area, which announces the layout;
 * one directory (IFD); the tables of sample types and strips that it points to; then georeferencing and band names;
 * one strip a plane (``PlanarConfiguration`` separate, ``RowsPerStrip`` = the height), each compressed by itself
-  after the usual predictor: 2 (horizontal differences) for uint16, 3 (differences of byte planes) for float32.
+  after the usual predictor: 2 (horizontal differences) for uint16, 3 (differences of byte planes) for float32. Its
+  length stands before it and its last 4 bytes are repeated behind it, which lets GDAL fetch it in one request.
 
 So the file is cloud-optimised (rio-cogeo, strict), a band can be read without the others, and GDAL, tifffile and GIS
 programs see what GDAL's own driver would have stored. Sources: TIFF 6.0; Adobe's TIFF technical note 3 (predictor
@@ -14,7 +15,7 @@ programs see what GDAL's own driver would have stored. Sources: TIFF 6.0; Adobe'
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -42,14 +43,20 @@ _TYPE_CODES = {"s": 2, "H": 3, "I": 4, "d": 12}
 _TIFF_COMPRESSION: dict[Compression, int] = {"deflate": 8, "zstd": 50000}  # Adobe's deflate; libtiff's zstd
 _STRIP_OFFSETS, _STRIP_BYTE_COUNTS, _MODEL_PIXEL_SCALE, _MODEL_TIEPOINT = 273, 279, 33550, 33922
 
-# The first line gives the number of bytes after it; the trailing space lets GDAL write YES in place on an update.
-_GHOST_LINES = b"LAYOUT=IFDS_BEFORE_DATA\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+# The first line gives the number of bytes after it; the last ends with a space, so that GDAL can write YES in place
+# when an edit breaks the layout. What the lines promise is kept by CogEncoder.encode. GDAL writes INTERLEAVE behind
+# BLOCK_TRAILER, and only for several bands: that it stands here is how files of this module are told from GDAL's.
+_GHOST_LINES = (
+    b"LAYOUT=IFDS_BEFORE_DATA\nINTERLEAVE=BAND\nBLOCK_ORDER=ROW_MAJOR\nBLOCK_LEADER=SIZE_AS_UINT4\n"
+    b"BLOCK_TRAILER=LAST_4_BYTES_REPEATED\nKNOWN_INCOMPATIBLE_EDITION=NO\n "
+)
 _GHOST = b"GDAL_STRUCTURAL_METADATA_SIZE=%06d bytes\n" % len(_GHOST_LINES) + _GHOST_LINES
-_IFD_AT = 8 + len(_GHOST)  # 106: even, as a directory must lie on a word boundary
-_BEGINNING = struct.pack("<2sHI", b"II", 42, _IFD_AT) + _GHOST
+_IFD_AT = (8 + len(_GHOST) + 1) // 2 * 2  # a directory lies on a word boundary
+_BEGINNING = (struct.pack("<2sHI", b"II", 42, _IFD_AT) + _GHOST).ljust(_IFD_AT, b"\0")
 
-_GEO_ASCII_BYTES = 30
-"""GeoAsciiParams of a two-digit zone; a one-digit zone gets a second NUL, so that no length depends on the zone."""
+_GEO_ASCII_BYTES = 29
+"""GeoAsciiParams of a two-digit zone, without its NUL; a one-digit zone gets a second bar at the end, so that no
+length depends on the zone. (A second NUL makes libtiff warn.)"""
 
 
 class CogEncoder:
@@ -87,9 +94,15 @@ class CogEncoder:
                 f"not {_describe(planes.shape, planes.dtype)}"
             )
         strips = [self._compress(plane) for plane in self._predict(planes)]
-        header = self._template.fill([len(strip) for strip in strips])
+        counts = [len(strip) for strip in strips]
+        # 4 bytes with its length before each strip, which offsets do not count in, and 4 behind it.
+        offsets = accumulate((count + 8 for count in counts[:-1]), initial=len(self._template.header) + 4)
+        header = self._template.fill(offsets, counts)
         struct.pack_into("<2d", header, self._template.corner_at, left, top)
-        return b"".join((header, *strips))
+        parts: list[bytes | bytearray] = [header]
+        for strip in strips:
+            parts += (struct.pack("<I", len(strip)), strip, strip[-4:])
+        return b"".join(parts)
 
 
 def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
@@ -101,9 +114,8 @@ def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
     """
     for compression in get_args(Compression):
         template = _template(asset, compression, 32601)  # the zone only changes bytes that are not compared
-        counts = template.counts(data)
-        if counts and data[: template.pixels_end] == template.fill(counts)[: template.pixels_end]:
-            return _read_strips(data, asset, compression, len(template.header), counts)
+        if strips := template.strips(data):
+            return _read_strips(data, asset, compression, strips)
     if data.startswith(_BEGINNING):
         # Not for GDAL: it would believe a damaged header, and might return wrong pixels without a word.
         shape = (len(asset.planes), asset.pixels, asset.pixels)
@@ -135,21 +147,22 @@ class _Template:
     pixels_end: int
     """The bytes before it say how pixels are stored, those behind it where they lie and what they mean."""
 
-    def fill(self, counts: Sequence[int]) -> bytearray:
-        """A copy for strips of ``counts`` bytes, one behind the other; its corner is still (0, 0)."""
+    def fill(self, offsets: Iterable[int], counts: Iterable[int]) -> bytearray:
+        """A copy for strips that lie at ``offsets`` and have ``counts`` bytes; its corner is still (0, 0)."""
         header = bytearray(self.header)
-        offsets = accumulate(counts[:-1], initial=len(header))
         struct.pack_into(f"<{self.planes}I", header, self.offsets_at, *offsets)
         struct.pack_into(f"<{self.planes}I", header, self.counts_at, *counts)
         return header
 
-    def counts(self, data: bytes) -> tuple[int, ...]:
-        """What stands where the strips' byte counts belong; empty if that is impossible."""
+    def strips(self, data: bytes) -> list[tuple[int, int]]:
+        """Offset and byte count of each strip in a file of this kind; empty if ``data`` is none."""
         if len(data) < len(self.header):
-            return ()
+            return []
+        offsets = struct.unpack_from(f"<{self.planes}I", data, self.offsets_at)
         counts = struct.unpack_from(f"<{self.planes}I", data, self.counts_at)
-        # Damaged ones may add up to more than an offset can hold.
-        return counts if len(self.header) + sum(counts) < 2**32 else ()
+        if data[: self.pixels_end] != self.fill(offsets, counts)[: self.pixels_end]:
+            return []
+        return list(zip(offsets, counts, strict=True))
 
 
 @cache
@@ -209,7 +222,7 @@ def _citation(epsg: int) -> bytes:
 
 
 def _geo_ascii(epsg: int) -> bytes:
-    return (_citation(epsg) + b"WGS 84|").ljust(_GEO_ASCII_BYTES, b"\0")
+    return (_citation(epsg) + b"WGS 84|").ljust(_GEO_ASCII_BYTES, b"|") + b"\0"
 
 
 def _geo_keys(epsg: int) -> list[int]:
@@ -226,10 +239,13 @@ def _geo_keys(epsg: int) -> list[int]:
     return [1, 1, 0, len(keys), *(number for key in keys for number in key)]
 
 
+_QUOTE = {'"': "&quot;"}
+
+
 def _band_names(names: Sequence[str]) -> bytes:
-    """GDAL_METADATA: what GDAL reads as the bands' descriptions."""
+    """GDAL_METADATA: what GDAL reads as the bands' descriptions; it escapes them twice."""
     items = "".join(
-        f'  <Item name="DESCRIPTION" sample="{sample}" role="description">{escape(name)}</Item>\n'
+        f'  <Item name="DESCRIPTION" sample="{sample}" role="description">{escape(escape(name, _QUOTE))}</Item>\n'
         for sample, name in enumerate(names)
     )
     return f"<GDALMetadata>\n{items}</GDALMetadata>\n\0".encode()
@@ -239,19 +255,24 @@ def _band_names(names: Sequence[str]) -> bytes:
 
 
 def _read_strips(
-    data: bytes, asset: PatchAsset, compression: Compression, start: int, counts: Sequence[int]
+    data: bytes, asset: PatchAsset, compression: Compression, strips: Sequence[tuple[int, int]]
 ) -> NDArray[Any]:
-    planes = np.empty((len(counts), asset.pixels, asset.pixels), asset.dtype)
+    ends = [offset + count for offset, count in sorted(strips)]
+    if any(end > offset for end, (offset, _) in zip(ends, sorted(strips)[1:], strict=False)):
+        # Or one plane might be read in another's place.
+        raise UnreadableAsset(f"damaged: strips of {asset.key} overlap, says its header")
+    planes = np.empty((len(strips), asset.pixels, asset.pixels), asset.dtype)
     decompress = _inflate if compression == "deflate" else _zstd_decompress
     restore = _PREDICTORS[asset.dtype][1]
     view = memoryview(data)
-    for name, plane, count in zip(asset.planes, planes, counts, strict=True):
-        strip = view[start : start + count]
-        if len(strip) < count:
-            missing = start + count - len(data)
-            raise UnreadableAsset(f"truncated: {asset.key} plane {name} lacks at least {missing} bytes at its end")
+    for name, plane, (offset, count) in zip(asset.planes, planes, strips, strict=True):
+        end = offset + count
+        if end + 4 > len(data):  # 4: the repeated bytes behind a strip
+            raise UnreadableAsset(
+                f"truncated or damaged: {asset.key} plane {name} should end at byte {end + 4} of {len(data)}"
+            )
         try:
-            raw = decompress(strip, plane.nbytes)
+            raw = decompress(view[offset:end], plane.nbytes)
         except _STREAM_ERRORS as error:
             raise UnreadableAsset(f"damaged: {asset.key} plane {name} does not decompress ({error})") from error
         if len(raw) != plane.nbytes:
@@ -259,7 +280,6 @@ def _read_strips(
                 f"damaged: {asset.key} plane {name} decompresses to {len(raw)} bytes instead of {plane.nbytes}"
             )
         restore(raw, plane)
-        start += count
     return planes
 
 

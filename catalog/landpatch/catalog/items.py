@@ -470,7 +470,9 @@ def _struct(
         else pa.array([constants.get(field.name)], field.type).take(zeros)
         for field in kind
     ]
-    return pa.StructArray.from_arrays(children, fields=list(kind), mask=pa.array([not there for there in here]))
+    return pa.StructArray.from_arrays(
+        children, fields=list(kind), mask=pa.array([not there for there in here], pa.bool_())
+    )
 
 
 def multihash(sha256: str) -> str:

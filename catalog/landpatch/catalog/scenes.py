@@ -5,11 +5,11 @@ here works on the item's JSON alone; the rules are in the docstrings, with their
 """
 
 import math
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urljoin, urlsplit
 
@@ -24,6 +24,7 @@ RadarUnit = Literal["dB", "power"]
 _PRODUCT_KEYS = (
     "s2:product_uri",
     "sentinel2:product_uri",
+    "sentinel2:product_title",
     "sentinel:product_id",
     "s2:product_id",
     "landpatch:scene",
@@ -89,28 +90,31 @@ class RadarScene:
 
 
 def absolute_href(href: str, base: str) -> str:
-    """``href`` of an asset, relative to ``base`` (the item's own href), made absolute."""
-    if urlsplit(href).scheme or href.startswith("/"):
+    """``href`` of an asset, relative to ``base`` (the item's own href), made absolute.
+
+    ``base`` is a local path or a URL; ``/`` at the start of ``href`` and ``..`` lead no further than to the root of
+    the host or bucket. Raises ValueError where either cannot be a URL.
+    """
+    if urlsplit(href).scheme:
         return href
-    if urlsplit(base).scheme in ("http", "https"):
+    scheme, separator, rest = base.partition("://")
+    if not separator:
+        return posixpath.normpath(posixpath.join(posixpath.dirname(base), href))
+    if scheme in ("http", "https"):
         return urljoin(base, href)
-    scheme, separator, path = base.rpartition("://") if "://" in base else ("", "", base)
-    parts: list[str] = []
-    for part in PurePosixPath(path).parent.joinpath(href).parts:
-        if part == ".." and parts and parts[-1] not in ("..", "/"):
-            parts.pop()
-        elif part != ".":
-            parts.append(part)
-    return f"{scheme}{separator}{PurePosixPath(*parts)}"
+    host, _, path = rest.partition("/")
+    target = posixpath.normpath(posixpath.join("/", posixpath.dirname(path), href))
+    return f"{scheme}://{host}/{target.lstrip('/')}"
 
 
 def with_absolute_hrefs(item: Item, base: str) -> dict[str, Any]:
-    """A copy of ``item`` whose asset hrefs no longer depend on where the item lies."""
-    assets = {
-        key: {**asset, "href": absolute_href(str(asset["href"]), base)}
-        for key, asset in _assets(item).items()
-        if "href" in asset
-    }
+    """A copy of ``item`` whose asset hrefs no longer depend on where the item lies. Raises InvalidItem."""
+    assets = {}
+    for key, asset in _assets(item).items():
+        try:
+            assets[key] = {**asset, "href": absolute_href(str(asset["href"]), base)}
+        except ValueError as error:
+            raise InvalidItem(f"item {_id(item)}: the href of asset {key} is no path or URL ({error})") from error
     return {**item, "assets": assets}
 
 
@@ -126,7 +130,7 @@ def optical_scene(item: Item, *, offset: OffsetChoice = "auto") -> OpticalScene:
         sorted(
             match.group(1)
             for key, value in properties.items()
-            if (match := _QUALITY.match(key)) and str(value).upper() != "PASSED"
+            if (match := _QUALITY.match(key)) and value is not None and str(value).upper() != "PASSED"
         )
     )
     return OpticalScene(_id(item), scene, find_bands(item), _find_scl(item), verdict, failed)
@@ -187,23 +191,22 @@ def boa_offset(item: Item) -> BoaOffset:
 
     Decided in this order: what the product's own MTD says (kept by the SAFE reader in
     ``landpatch:boa_add_offset``); sen2cor run by hand (99.99: no); Earth Search's ``boa_offset_applied``;
-    ``raster:offset`` where the collection's are right (not in Earth Search ``sentinel-2-l2a``, which says -0.1
+    ``raster:offset`` where the collection's are right (of Earth Search's only Collection-1; its others say -0.1
     either way); the processing baseline, never the date. Raises InvalidItem when nothing tells.
     """
     properties = _properties(item)
-    stated = properties.get("landpatch:boa_add_offset")
+    stated = _number(properties.get("landpatch:boa_add_offset"))
     if stated is not None:
-        return BoaOffset(float(stated) != 0, f"the product's metadata states an offset of {float(stated):.0f}")
+        return BoaOffset(stated != 0, f"the product's metadata states an offset of {stated:.0f}")
     baseline = _baseline(item)
     if baseline is not None and baseline >= 99:
         return BoaOffset(False, "processed by hand with sen2cor (baseline 99.99), which adds no offset")
     for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
         if properties.get(key) is True:
             return BoaOffset(False, f"{key} is true: the catalogue removed it")
-    by_hand = str(item.get("collection", "")) == "sentinel-2-l2a" and any(
-        key.startswith("earthsearch:") for key in properties
-    )
-    offset = None if by_hand else _declared_offset(item)
+    earth_search = any(key.startswith("earthsearch:") for key in properties)
+    believed = not earth_search or item.get("collection") == "sentinel-2-c1-l2a"
+    offset = _declared_offset(item) if believed else None
     if offset is not None and offset < 0:
         return BoaOffset(True, f"the band assets declare an offset of {offset:g}")
     if baseline is None:
@@ -229,6 +232,12 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         raise InvalidItem(
             f"item {identifier}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
         )
+    name = _radar_name(item)
+    if name.mode != "IW":
+        raise InvalidItem(
+            f"item {identifier}: its mode is {name.mode}; patches are made from interferometric wide swath (IW), "
+            "Sentinel-1's mode over land"
+        )
     collection = str(item.get("collection", ""))
     stated = unit or _stated_unit(assets["vv"])
     if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
@@ -241,7 +250,7 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         )
     return RadarScene(
         item_id=identifier,
-        name=_radar_name(item),
+        name=name,
         sensed=_time(item),
         vv=str(assets["vv"]["href"]),
         vh=str(assets["vh"]["href"]),
@@ -265,6 +274,8 @@ def _id(item: Item) -> str:
     identifier = item.get("id")
     if not isinstance(identifier, str) or not identifier:
         raise InvalidItem("a scene item has no id; is this file a STAC item?")
+    if "/" in identifier or "\0" in identifier:
+        raise InvalidItem(f"item {identifier!r}: an id with '/' cannot name the item's file; give it another id")
     return identifier
 
 
@@ -287,14 +298,26 @@ def _time(item: Item) -> datetime:
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
         moment = datetime.fromisoformat(str(text))
-    except ValueError as error:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise InvalidItem(f"item {_id(item)}: no valid datetime ({text!r})") from error
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one written as text; None for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _band_objects(asset: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    bands = asset.get("bands") or asset.get("eo:bands") or []
-    return [band for band in bands if isinstance(band, Mapping)]
+    return _objects(asset.get("bands")) or _objects(asset.get("eo:bands"))
+
+
+def _objects(value: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list | tuple) else []
 
 
 def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
@@ -305,8 +328,8 @@ def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
     media = str(asset.get("type", "")).lower()
     if media and not media.startswith(("image/tiff", "image/jp2", "image/vnd", "application/x-geotiff")):
         return set()
-    roles = asset.get("roles") or []
-    if {"thumbnail", "overview", "metadata"} & {str(role) for role in roles}:
+    roles = asset.get("roles")
+    if isinstance(roles, list) and {"thumbnail", "overview", "metadata"} & {str(role) for role in roles}:
         return set()
     plain = _RESOLUTION_SUFFIX.sub("", key.removesuffix("-jp2"))
     words = [plain]
@@ -323,15 +346,13 @@ def _stated_resolution(key: str, asset: Mapping[str, Any]) -> float | None:
     suffix = _RESOLUTION_SUFFIX.search(key)
     if suffix:
         return float(suffix.group(1))
-    raster = (asset.get("raster:bands") or [{}])[0]
-    stated = asset.get("raster:spatial_resolution") or raster.get("spatial_resolution")
+    stated = [asset.get("raster:spatial_resolution")]
+    stated += [band.get("spatial_resolution") for band in _objects(asset.get("raster:bands"))[:1]]
     transform = asset.get("proj:transform")
-    if stated is None and isinstance(transform, list) and transform:
-        stated = abs(float(transform[0]))
+    stated += transform[:1] if isinstance(transform, list) else []
     # gsd is what the instrument resolves, not what the file holds: only where nothing else is said.
-    if stated is None:
-        stated = asset.get("gsd")
-    return None if stated is None else float(stated)
+    stated.append(asset.get("gsd"))
+    return next((abs(number) for number in map(_number, stated) if number), None)
 
 
 def _preference(band: OpticalBand, key: str, asset: Mapping[str, Any]) -> tuple[bool, bool, bool, str]:
@@ -359,10 +380,9 @@ def _find_scl(item: Item) -> BandAsset | None:
 def _baseline(item: Item) -> float | None:
     properties = _properties(item)
     for key in _BASELINE_KEYS:
-        try:
-            return float(str(properties[key]))
-        except (KeyError, ValueError):
-            continue
+        stated = _number(properties.get(key))
+        if stated is not None:
+            return stated
     try:
         return int(scene_id(item).baseline) / 100
     except InvalidItem:
@@ -373,11 +393,10 @@ def _declared_offset(item: Item) -> float | None:
     """The additive offset that the blue band's asset declares, as reflectance (-0.1)."""
     asset = _assets(item)[find_bands(item)["B02"].key]
     bands = _band_objects(asset)
-    places = [asset, *(asset.get("raster:bands") or []), *bands]
-    for place in places:
-        value = place.get("raster:offset", place.get("offset"))
+    for place in [asset, *_objects(asset.get("raster:bands")), *bands]:
+        value = _number(place.get("raster:offset", place.get("offset")))
         if value is not None:
-            return float(value)
+            return value
     return None
 
 
@@ -399,11 +418,12 @@ def _radar_name(item: Item) -> RadarSceneId:
 
 
 def _stated_unit(asset: Mapping[str, Any]) -> RadarUnit | None:
-    for place in [asset, *(asset.get("raster:bands") or []), *_band_objects(asset)]:
+    for place in [asset, *_objects(asset.get("raster:bands")), *_band_objects(asset)]:
         unit = str(place.get("unit") or place.get("raster:unit") or "").strip().lower()
         if unit in ("db", "decibel", "decibels"):
             return "dB"
-        if unit in ("power", "linear", "linear power", "1", "m2/m2", "m^2/m^2"):
+        # Not "1": a plain number may be power, amplitude or a raw count.
+        if unit in ("power", "linear", "linear power", "m2/m2", "m^2/m^2"):
             return "power"
     return None
 
@@ -419,11 +439,11 @@ def _backscatter(collection: str, title: str, properties: Mapping[str, Any]) -> 
 
 
 def _declared_nodata(asset: Mapping[str, Any]) -> float | None:
-    for place in [asset, *(asset.get("raster:bands") or []), *_band_objects(asset)]:
+    for place in [asset, *_objects(asset.get("raster:bands")), *_band_objects(asset)]:
         value = place.get("nodata")
         if value is not None:
             try:
-                return math.nan if str(value).lower() == "nan" else float(value)
-            except ValueError:
+                return float(value)
+            except (TypeError, ValueError):
                 return None
     return None

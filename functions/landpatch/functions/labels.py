@@ -16,6 +16,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -127,7 +128,7 @@ class PolygonLabels(Labels):
             raise InvalidLabels(f"labels {href} are damaged ({error}); prepare them again") from error
         nomenclature = _nomenclature(metadata[NOMENCLATURE_KEY.encode()].decode(), href)
         super().__init__(href, name, nomenclature, _degrees(self._crs, west, south, east, north))
-        self._tile: tuple[TileGrid, _Polygons] | None = None
+        self._tile: tuple[TileGrid, _Polygons | None] | None = None
 
     def _open(self, href: str) -> pq.ParquetFile:
         parts = urlsplit(href)
@@ -148,12 +149,14 @@ class PolygonLabels(Labels):
         """See ``Labels``."""
         polygons = self._polygons(grid)
         strip = np.full((len(rows) * PATCH_PIXELS, TILE_PIXELS), UNLABELLED, np.uint16)
-        if polygons.codes.size and len(rows):
+        if polygons is not None and len(rows):
             _burn(
                 polygons.columns,
                 polygons.northings,
+                polygons.vertex_rows,
                 polygons.rings,
                 polygons.parts,
+                polygons.spans,
                 polygons.codes,
                 float(grid.uly),
                 rows.start * PATCH_PIXELS,
@@ -161,20 +164,20 @@ class PolygonLabels(Labels):
             )
         return strip
 
-    def _polygons(self, grid: TileGrid) -> "_Polygons":
+    def _polygons(self, grid: TileGrid) -> "_Polygons | None":
         if self._tile is None or self._tile[0] != grid:
             self._tile = None  # before the next is read: memory for one tile, not two
             self._tile = grid, self._read(grid)
         return self._tile[1]
 
-    def _read(self, grid: TileGrid) -> "_Polygons":
+    def _read(self, grid: TileGrid) -> "_Polygons | None":
         """The polygons that may touch the tile, in the order of the source."""
         import shapely
 
         boxes = _tile_boxes(grid, self._crs)
         groups = np.flatnonzero(_touch(self._boxes, boxes)).tolist()
         if not groups:
-            return _Polygons.none()
+            return None
         try:
             table = self._file.read_row_groups(groups)
             bbox = table["bbox"].combine_chunks().flatten()
@@ -183,6 +186,8 @@ class PolygonLabels(Labels):
             shapes = shapely.from_wkb(table["geometry"].to_numpy())
         except (pa.ArrowInvalid, OSError, shapely.errors.GEOSException) as error:
             raise InvalidLabels(f"labels {self.href} are damaged ({error}): prepare them again") from error
+        if not len(shapes):
+            return None
         return _Polygons.transformed(shapes, table["code"].to_numpy(), self._crs, grid, boxes, self.href)
 
 
@@ -294,27 +299,23 @@ def _degrees(crs: Any, west: float, south: float, east: float, north: float) -> 
     return xmin, ymin, xmax, ymax
 
 
+@dataclass(frozen=True, slots=True)
 class _Polygons:
     """Polygons of a tile as coordinates: ``n`` parts in burning order, a multipolygon being several.
 
     ``columns`` is the easting of each vertex in pixels east of the tile's corner, ``northings`` its northing in
-    metres; ring ``i`` has the vertices ``rings[i]:rings[i + 1]``, part ``i`` the rings ``parts[i]:parts[i + 1]``.
+    metres, ``vertex_rows`` the first pixel row whose centre is not north of it; ring ``i`` has the vertices
+    ``rings[i]:rings[i + 1]``, part ``i`` the rings ``parts[i]:parts[i + 1]`` and, in ``spans[i]``, the pixel rows
+    from the first up to, but not including, the second.
     """
 
-    def __init__(
-        self,
-        columns: NDArray[np.float64],
-        northings: NDArray[np.float64],
-        rings: NDArray[np.int64],
-        parts: NDArray[np.int64],
-        codes: NDArray[np.uint16],
-    ) -> None:
-        self.columns, self.northings, self.rings, self.parts, self.codes = columns, northings, rings, parts, codes
-
-    @classmethod
-    def none(cls) -> "_Polygons":
-        nothing = np.zeros(0)
-        return cls(nothing, nothing, np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(0, np.uint16))
+    columns: NDArray[np.float64]
+    northings: NDArray[np.float64]
+    vertex_rows: NDArray[np.int64]
+    rings: NDArray[np.int64]
+    parts: NDArray[np.int64]
+    spans: NDArray[np.int64]
+    codes: NDArray[np.uint16]
 
     @classmethod
     def transformed(
@@ -346,16 +347,13 @@ class _Polygons:
                 raise InvalidLabels(
                     f"labels {href} have polygons at tile {grid.tile} that EPSG:{grid.epsg} cannot hold"
                 )
-        rings, parts = offsets[:2]
+        rings, parts = offsets[0].astype(np.int64), offsets[1].astype(np.int64)
         if kind == shapely.GeometryType.MULTIPOLYGON:
             codes = np.repeat(codes, np.diff(offsets[2]))
-        return cls(
-            (np.asarray(x) - grid.ulx) / PIXEL_METRES,
-            np.asarray(y),
-            rings.astype(np.int64),
-            parts.astype(np.int64),
-            codes,
-        )
+        y = np.ascontiguousarray(y)
+        vertex_rows = _first_rows(float(grid.uly), y)
+        spans = _spans(vertex_rows, rings, parts)
+        return cls((np.asarray(x) - grid.ulx) / PIXEL_METRES, y, vertex_rows, rings, parts, spans, codes)
 
 
 def _near(shape: Any, boxes: NDArray[np.float64], href: str) -> Any:
@@ -376,22 +374,55 @@ def _near(shape: Any, boxes: NDArray[np.float64], href: str) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _first_row(uly: float, northing: float) -> int:  # pragma: no cover - compiled
-    """The first pixel row whose centre is not north of ``northing``, exactly."""
-    row = int(np.ceil((uly - northing) / 10.0 - 0.5))
-    while uly - 10.0 * row - 5.0 > northing:
-        row += 1
-    while uly - 10.0 * (row - 1) - 5.0 <= northing:
-        row -= 1
-    return row
+def _first_rows(uly: float, northings: NDArray[np.float64]) -> NDArray[np.int64]:  # pragma: no cover - compiled
+    """For each vertex the first pixel row of the tile whose centre is not north of it, exactly."""
+    rows = np.empty(len(northings), np.int64)
+    for i in range(len(northings)):
+        row = int(np.ceil((uly - northings[i]) / 10.0 - 0.5))
+        while uly - 10.0 * row - 5.0 > northings[i]:
+            row += 1
+        while uly - 10.0 * (row - 1) - 5.0 <= northings[i]:
+            row -= 1
+        rows[i] = row
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _spans(
+    vertex_rows: NDArray[np.int64], rings: NDArray[np.int64], parts: NDArray[np.int64]
+) -> NDArray[np.int64]:  # pragma: no cover - compiled
+    """The pixel rows of every part: first, and the one after the last. Shape (n, 2)."""
+    spans = np.zeros((len(parts) - 1, 2), np.int64)
+    for part in range(len(spans)):
+        first, last = rings[parts[part]], rings[parts[part + 1]]
+        if first < last:
+            spans[part, 0], spans[part, 1] = vertex_rows[first:last].min(), vertex_rows[first:last].max()
+    return spans
+
+
+@njit(cache=True, nogil=True)
+def _sort(values: NDArray[np.float64], start: int, end: int) -> None:  # pragma: no cover - compiled
+    """Sort a slice in place; it nearly always has two or four values."""
+    if end - start > 32:
+        values[start:end].sort()
+        return
+    for i in range(start + 1, end):
+        value = values[i]
+        k = i
+        while k > start and values[k - 1] > value:
+            values[k] = values[k - 1]
+            k -= 1
+        values[k] = value
 
 
 @njit(cache=True, nogil=True)
 def _burn(
     columns: NDArray[np.float64],
     northings: NDArray[np.float64],
+    vertex_rows: NDArray[np.int64],
     rings: NDArray[np.int64],
     parts: NDArray[np.int64],
+    spans: NDArray[np.int64],
     codes: NDArray[np.uint16],
     uly: float,
     top: int,
@@ -402,17 +433,9 @@ def _burn(
     Even-odd rule within a part. All positions are those of the tile, so that the strip only chooses rows.
     """
     height, width = strip.shape
-    bottom = top + height
-    vertex_rows = np.empty(len(northings), np.int64)
-    for i in range(len(northings)):
-        vertex_rows[i] = _first_row(uly, northings[i])
     ends = np.empty(height + 1, np.int64)
     for part in range(len(codes)):
-        first, last = bottom, top
-        for i in range(rings[parts[part]], rings[parts[part + 1]]):
-            first = min(first, vertex_rows[i])
-            last = max(last, vertex_rows[i])
-        first, last = max(first, top), min(last, bottom)
+        first, last = max(spans[part, 0], top), min(spans[part, 1], top + height)
         if first >= last:
             continue
         # How often the edges cross each row, then where; an edge crosses the rows from its upper vertex's first
@@ -440,11 +463,11 @@ def _burn(
         start = 0
         for row in range(first, last):
             end = ends[row - first]
-            crossings[start:end].sort()
+            _sort(crossings, start, end)
             for k in range(start, end - 1, 2):
                 # Centres after the western edge, up to and including the eastern one.
-                west = max(int(np.floor(min(max(crossings[k], -1.0), width + 1.0) + 0.5)), 0)
-                east = min(int(np.floor(min(max(crossings[k + 1], -1.0), width + 1.0) + 0.5)), width)
+                west = int(np.floor(min(max(crossings[k], 0.0), float(width)) + 0.5))
+                east = int(np.floor(min(max(crossings[k + 1], 0.0), float(width)) + 0.5))
                 strip[row - top, west:east] = codes[part]
             start = end
 

@@ -29,7 +29,7 @@ _WITNESSES = ("B02", "B03", "B04", "B11", "B12")
 _WITH_OFFSET = 950
 _WITHOUT_OFFSET = 700
 _CLEAR = np.array([2, 4, 5, 6])  # SCL: dark features, vegetation, bare soil, water
-_WITNESS_WINDOWS = 24
+_WITNESS_WINDOWS = 5  # along each side of what the scene covers
 _WITNESS_METRES = 5120  # a window is 512 pixels of a 10 m band: one block of a usual COG
 _ENOUGH_PIXELS = 2000  # fewer make a 0.1 percentile meaningless
 
@@ -219,13 +219,19 @@ class OpticalReader:
 
     def _darkest(self) -> float | None:
         """The smallest 0.1 percentile among the witness bands; None where too few clear pixels were found."""
+        seen: dict[str, list[NDArray[np.uint16]]] = {name: [] for name in _WITNESSES}
+        for down, right in self._windows():
+            clear = self._clear(down, right)
+            for name, values in seen.items():
+                sample = self._sample(self._bands[name], down, right)
+                values.append(sample[clear & (sample > 0)])
         smallest = []
-        for name in _WITNESSES:
-            band = self._bands[name]
-            values = [self._clear_pixels(band, *corner) for corner in self._windows()]
+        for name, values in seen.items():
             found = np.concatenate(values)
-            if found.size < _ENOUGH_PIXELS:
-                whole = band.whole if band.whole is not None else band.dataset.read(1)
+            if found.size < _ENOUGH_PIXELS:  # a scene that is empty nearly everywhere: look at all of it
+                band = self._bands[name]
+                whole = np.empty((band.dataset.height, band.dataset.width), np.uint16)
+                band.read(-band.row, -band.column, whole)
                 found = whole[whole > 0]
             if found.size >= _ENOUGH_PIXELS:
                 smallest.append(float(np.percentile(found, 0.1)))
@@ -234,27 +240,28 @@ class OpticalReader:
     def _windows(self) -> Iterator[tuple[int, int]]:
         """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers."""
         rows, columns = self.covered
-        per_side = int(_WITNESS_WINDOWS**0.5) + 1
-        for i in range(per_side):
-            for j in range(per_side):
+        for i in range(_WITNESS_WINDOWS):
+            for j in range(_WITNESS_WINDOWS):
                 yield (
-                    (rows.start + len(rows) * i // per_side) * PATCH_METRES,
-                    (columns.start + len(columns) * j // per_side) * PATCH_METRES,
+                    (rows.start + len(rows) * i // _WITNESS_WINDOWS) * PATCH_METRES,
+                    (columns.start + len(columns) * j // _WITNESS_WINDOWS) * PATCH_METRES,
                 )
 
-    def _clear_pixels(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:
+    def _sample(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:
+        """A window of a band; of a 10 m band every other pixel, so that all have the size of the classification."""
         resolution = PATCH_METRES // band.pixels
-        size = _WITNESS_METRES // resolution
-        values = np.empty((size, size), np.uint16)
+        values = np.empty((_WITNESS_METRES // resolution,) * 2, np.uint16)
         if band.whole is None and band.dataset.driver == "JP2OpenJPEG":
             band.decode()
         band.read(down // resolution, right // resolution, values)
-        clear = values > 0
+        return values[:: 20 // resolution, :: 20 // resolution]
+
+    def _clear(self, down: int, right: int) -> NDArray[np.bool_]:
+        """Which pixels of 20 m of a window are free of cloud, shadow and snow; all, without a classification."""
+        classes = np.full((_WITNESS_METRES // 20,) * 2, _CLEAR[0], np.uint8)
         if self._scl is not None:
-            classes = np.empty((_WITNESS_METRES // 20, _WITNESS_METRES // 20), np.uint8)
             self._scl.read(down // 20, right // 20, classes)
-            clear &= np.kron(np.isin(classes, _CLEAR), np.ones((20 // resolution,) * 2, bool))
-        return values[clear]
+        return np.isin(classes, _CLEAR)
 
 
 @njit(cache=True, nogil=True)

@@ -199,11 +199,10 @@ class _Block:
             notes.append(f"quality indicators not PASSED: {', '.join(failed)}")
             self.dropped[Reason.QUALITY] = total * TILE_PATCHES
             rows = range(0)
-        else:
-            notes.append(self._checked_offset())
-            if outside:
-                self.dropped[Reason.NODATA] += outside
+        elif outside:
+            self.dropped[Reason.NODATA] = outside
         if len(rows):
+            notes.append(self._checked_offset())
             if self.sources.labels is not None:
                 self.reference_map = self.sources.labels.reference_map(self.grid, rows)
             self._run_strips(rows, report, total)

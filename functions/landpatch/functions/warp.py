@@ -148,8 +148,8 @@ class Lattice:
 
     def _unwrapped(self, longitude: NDArray[np.float64]) -> NDArray[np.float64]:
         """Longitudes without a jump inside the tile, on the turn of the globe that is nearest to the source."""
-        height, width = self.shape
-        source, _ = self.transform * (width / 2, height / 2)
+        (height, width), t = self.shape, self.transform
+        source = t.c + t.a * width / 2 + t.b * height / 2
         tile, _ = self._transformer.transform(self.grid.ulx + 54_600, self.grid.uly - 54_600)
         turned = tile + 360 * round((source - tile) / 360)
         with np.errstate(invalid="ignore"):
@@ -346,7 +346,8 @@ class TileSampler:
             read(self._band, window=Window(left, top, right - left, bottom - top), out=out)
         except RasterioError as error:
             raise UnreadableAsset(
-                f"{self._dataset.name}: rows {top} to {bottom}, columns {left} to {right} cannot be read ({error}); "
+                f"{self._dataset.name}: rows {top} to {bottom}, columns {left} to {right} cannot be read "
+                f"({error.__cause__ or error}); "
                 "the file is truncated, corrupt or no longer reachable: fetch it again"
             ) from error
         return out

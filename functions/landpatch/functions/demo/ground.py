@@ -263,13 +263,13 @@ def _look(
                 bright = 0.90 + 0.2 * unit(hashed(key, 1, seed)) + 0.07 * broad + 0.05 * fine
                 share = 0.45 * unit(hashed(key, 2, seed)) + 0.30 * broad + 0.15 * fine + 0.1
                 rough = 3.0 * (unit(hashed(key, 3, seed)) - 0.5) + 1.2 * broad
-                if block < 6.0:
+                if block < 4.5:
                     covering = hedge if code in (231, 243) else track
-                elif border < 6.0 and unit(hashed(key, 4, seed)) < (0.45 if code in (231, 243, 242) else 0.10):
+                elif border < 6.0 and unit(hashed(key, 4, seed)) < (0.30 if code in (231, 243, 242) else 0.10):
                     covering = hedge
                 elif border < 5.0:
                     share += 0.35
-                elif code in (242, 243, 231) and fine > 0.42:
+                elif code in (242, 243, 231) and fine > 0.52:
                     covering = hedge
             elif kind == _CANOPY:
                 key, _, _, border = cell(x + 2.2 * wx, y + 2.2 * wy, size, seed + 41)
@@ -310,14 +310,14 @@ def _look(
             else:
                 share = 0.2 + 0.3 * fine
             away = _river_at(river, pr + 0.3 * wy / STEP, pc + 0.3 * wx / STEP)
-            if away < river_half:
+            if away < river_half and code != 512:
                 covering, bright, rough = stream, 1.0 + 0.05 * broad, -0.5
                 share = ramp(away, 0.4 * river_half, river_half) * 0.5 + 0.2 * broad
             elif code == 511:
                 # The plan's river is cut from 50 m cells; the banks are gravel and willows.
                 covering, share = (gravel if broad > 0.12 else trees), 0.2
                 bright = 0.95 + 0.2 * fine
-            road = paved[r, c]
+            road = paved[r, c] if code != 512 else 0
             if road == 1 and away > river_half:
                 covering, share, bright, rough = track, 0.15 + 0.25 * grain, 1.0, 0.5
             elif road >= 2:
@@ -346,7 +346,7 @@ def _opacity(x: float, y: float, clouds: NDArray[np.float64], seed: int) -> floa
     if away > 1.0:
         return 0.0
     puff = fractal(x, y, 2300.0, 6, seed + 51) + 0.55 * (1.0 - away * away) - 0.42
-    return ramp(puff, 0.0, 0.17) * ramp(1.0 - away, 0.0, 0.3)
+    return ramp(puff, 0.0, 0.36) * ramp(1.0 - away, 0.0, 0.3)
 
 
 @njit(cache=True, nogil=True)

@@ -110,7 +110,7 @@ def plan_landscape(
     _heights(height, course, west, north, _numbers(relief), seed)
     river = np.empty(shape, np.float32)
     _river_distance(course, river, relief.spacing)
-    river[height > relief.base + 0.18 * relief.height + 3 * relief.hills] = 1e6
+    _taper(river, west, north, relief)
     codes = np.empty(shape, np.uint16)
     _natural_cover(codes, height, river, west, north, _numbers(relief), seed)
     land = Landscape(seed, epsg, west, north, relief, codes, height, river)
@@ -178,6 +178,14 @@ def _river_distance(course: NDArray[np.float64], river: NDArray[np.float32], spa
             river[row, column] = rest / max(math.hypot(gx, gy), 0.3 / spacing)
 
 
+def _taper(river: NDArray[np.float32], west: float, north: float, relief: Relief) -> None:
+    """Rivers grow narrow towards the summit and end on its slopes: what lies far from a river stays dry."""
+    y = north - (np.arange(river.shape[0])[:, None] + 0.5) * STEP - relief.summit[1]
+    x = west + (np.arange(river.shape[1])[None, :] + 0.5) * STEP - relief.summit[0]
+    close = np.clip(0.95 - np.hypot(x, y) / relief.reach, 0, None)
+    river += np.where(river < 0, -1, 1) * (3000 * close).astype(np.float32)
+
+
 @njit(cache=True, nogil=True)
 def _natural_cover(
     codes: NDArray[np.uint16],
@@ -201,7 +209,7 @@ def _natural_cover(
                 continue
             above = (h - tree_line) / 330.0 + 1.3 * fractal(x, y, 1300.0, 4, seed + 11)
             if above > 0.0:
-                codes[row, column] = 322 if above < 0.25 else 321 if above < 0.8 else 333 if above < 1.15 else 332
+                codes[row, column] = 322 if above < 0.25 else 321 if above < 0.9 else 333 if above < 2.1 else 332
                 continue
             high = ramp(h, base + 2.2 * hills, base + 2.2 * hills + 260.0)
             wooded = fractal(x, y, 3900.0, 5, seed + 12) + 0.34 * high - 0.13
@@ -323,7 +331,8 @@ def cells_of(land: Landscape, site: Site) -> tuple[tuple[slice, slice], NDArray[
 def _paint(land: Landscape, site: Site) -> None:
     place, inside = cells_of(land, site)
     window = land.codes[place]
-    inside &= ~np.isin(window, _WATER)
+    if site.code not in _WATER:
+        inside &= ~np.isin(window, _WATER)
     if site.on_farmland:
         inside &= np.isin(window, _FARMLAND)
     window[inside] = site.code

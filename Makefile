@@ -1,0 +1,45 @@
+# Every target makes the environment that it needs in .venv, from the hashed locks in requirements/.
+# Wanted: a Python >= 3.11 with pip, and make. make PYTHON=/path/to/python3.12 ... chooses one.
+
+BIN := .venv/bin
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench lock clean runtime dev
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
+
+demo: runtime ## a small generated world, from scenes to a page of pictures: demo/
+	$(BIN)/landpatch demo --to demo
+
+test: lint ## lint, types and all tests
+	$(BIN)/pytest --durations=15
+
+lint: dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p landpatch
+
+format: dev ## bring the code into ruff's form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: dev ## CPU time, memory and ratios on a generated full-size tile
+	$(BIN)/python tests/benchmarks/run.py
+
+# Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+lock: dev ## write requirements/*.txt anew from pyproject.toml
+	$(COMPILE) $(UPGRADE) --group test pyproject.toml requirements/build.in -o requirements/dev.txt
+	cp requirements/dev.txt requirements/runtime.txt
+	$(COMPILE) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
+
+clean: ## remove .venv, demo/ and every cache
+	rm -rf .venv demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find catalog functions tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+runtime dev:
+	@requirements/bootstrap $@

@@ -1,0 +1,96 @@
+"""LMDB from patch files: landpatch's export of the whole dataset, and rico-hdl's structure on some of its patches.
+
+    lmdb_export.py landpatch DATASET LMDB REPORT
+    lmdb_export.py tree DATASET FOLDER PATCHES REPORT      writes what rico-hdl reads: one file a band
+    lmdb_export.py rico FOLDER LMDB REPORT
+
+rico-hdl (github.com/kai-tub/rico-hdl) reads every band of a patch through rasterio, collects them in a dictionary,
+serialises that with safetensors and puts 512 keys a transaction; done here in one process, without its progress bars.
+"""
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import rasterio
+import safetensors.numpy
+from measure import cpu_seconds, write_report
+
+KEYS_A_TRANSACTION = 512
+
+
+def export(dataset: Path, target: Path) -> dict[str, Any]:
+    """The whole dataset through ``export_lmdb``."""
+    from landpatch.catalog.exports.lmdb import export_lmdb
+    from landpatch.catalog.store import Dataset
+
+    before = cpu_seconds()
+    result = export_lmdb(Dataset.open(dataset), target)
+    return {"patches": result.patches, "keys": result.keys, "bytes": result.bytes, "cpu": cpu_seconds() - before}
+
+
+def tree(dataset: Path, folder: Path, patches: int) -> dict[str, Any]:
+    """Patches in the tree of BigEarthNet v2.0, written by rasterio: GTiff, deflate, predictor, one band a file."""
+    import shutil
+
+    from landpatch.catalog.bands import PATCH_ASSETS, REFERENCE_MAP, S1
+    from landpatch.catalog.store import Dataset
+
+    shutil.rmtree(folder, ignore_errors=True)
+    table = Dataset.open(dataset).table(["id", "landpatch:s1_name", "assets"])
+    step = table.num_rows // patches
+    written = 0
+    for row in table.take(list(range(0, step * patches, step))).to_pylist():
+        for asset in PATCH_ASSETS:
+            name = row["landpatch:s1_name"] if asset is S1 else row["id"]
+            kind = "S1" if asset is S1 else "maps" if asset is REFERENCE_MAP else "S2"
+            place = folder / kind / name
+            place.mkdir(parents=True, exist_ok=True)
+            with rasterio.open(dataset / row["assets"][asset.key]["href"]) as source:
+                profile = {**source.profile, "driver": "GTiff", "count": 1, "interleave": "band"}
+                for number, band in enumerate(asset.planes, 1):
+                    suffix = "reference_map" if asset is REFERENCE_MAP else band
+                    with rasterio.open(place / f"{name}_{suffix}.tif", "w", **profile) as target:
+                        target.write(source.read(number), 1)
+                    written += 1
+    return {"patches": patches, "files": written}
+
+
+def rico(folder: Path, target: Path) -> dict[str, Any]:
+    """Sentinel-1, then Sentinel-2, then maps, each sorted by key."""
+
+    def read(file: Path) -> Any:
+        with rasterio.open(file) as source:
+            return source.read(1)
+
+    def values(kind: str, suffix: str) -> Iterator[tuple[str, bytes]]:
+        for place in sorted((folder / kind).iterdir()):
+            files = sorted(place.glob("*.tif"))
+            tensors = {"Data" if suffix else file.stem.rpartition("_")[2]: read(file) for file in files}
+            yield place.name + suffix, safetensors.numpy.save(tensors)
+
+    target.mkdir(parents=True)
+    before = cpu_seconds()
+    keys = 0
+    # 2 GB of address space hold some hundred patches; upstream asks for 100 TB.
+    with lmdb.open(str(target), map_size=2 * 2**30) as environment:
+        for kind, suffix in (("S1", ""), ("S2", ""), ("maps", "_reference_map")):
+            waiting = values(kind, suffix)
+            while batch := list(islice(waiting, KEYS_A_TRANSACTION)):
+                with environment.begin(write=True) as transaction:
+                    for key, value in batch:
+                        transaction.put(key.encode(), value)
+                keys += len(batch)
+    patches = sum(1 for _ in (folder / "S2").iterdir())
+    return {"patches": patches, "keys": keys, "cpu": cpu_seconds() - before}
+
+
+if __name__ == "__main__":
+    what, *rest, report = sys.argv[1:]
+    if what == "tree":
+        write_report(report, tree(Path(rest[0]), Path(rest[1]), int(rest[2])))
+    else:
+        write_report(report, {"landpatch": export, "rico": rico}[what](*map(Path, rest)))
