@@ -75,9 +75,10 @@ class Patch:
 def write_dataset(url: str, patches: Sequence[Patch]) -> Dataset:
     """A dataset of these patches, with all its files, items and collection."""
     storage = Storage.open(url, create=True)
-    tables = []
-    for scene in sorted({patch.scene for patch in patches}):
-        tables.append(_write_scene(storage, scene, [patch for patch in patches if patch.scene == scene]))
+    tables = [
+        _write_scene(storage, scene, [patch for patch in patches if patch.scene == scene])
+        for scene in sorted({patch.scene for patch in patches})
+    ]
     table = pa.concat_tables(tables).sort_by("id")
     summary = Summary()
     summary.add(table)

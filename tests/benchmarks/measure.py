@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
+_PACKAGES = ("landpatch", "rasterio", "numpy", "numba", "isal", "obstore", "lmdb", "odc-stac", "pystac")
 
 
 @dataclass(frozen=True, slots=True)

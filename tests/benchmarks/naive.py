@@ -1,9 +1,9 @@
 """Patches the way they are usually written: everything anew for each patch, every step through a library.
 
-Clipped and loaded with odc-stac (three resolutions, Sentinel-1 bilinear), labels clipped with GeoPandas and burned with
-rasterio, five COGs by GDAL's COG driver, a pystac item with its extensions. In its favour: items and polygons are
-opened once, polygons are in the tile's CRS before the clock starts, and the files are the same five that landpatch
-writes (one a band would be fifteen).
+Loaded with odc-stac (three resolutions, Sentinel-1 bilinear), labels clipped with GeoPandas and burned with rasterio,
+five COGs by GDAL's COG driver, a pystac item with its extensions. In its favour: items and polygons are opened once,
+polygons are in the tile's CRS before the clock starts, and the files are the same five that landpatch writes (one a
+band would be fifteen).
 
     naive.py CACHE FOLDER PATCHES REPORT
 """

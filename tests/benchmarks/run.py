@@ -25,9 +25,7 @@ Row = tuple[str, str, str]
 
 def main() -> None:
     """Measure, print, and write the JSON."""
-    parser = argparse.ArgumentParser(
-        prog="make bench", description="Measure landpatch on a generated full-size tile."
-    )
+    parser = argparse.ArgumentParser(prog="make bench", description="Measure landpatch on a full-size tile.")
     parser.add_argument("--cache", type=Path, default=ROOT / ".cache" / "bench", help="where the tile is kept")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--patches", type=int, default=32, help="patches made the naive way")

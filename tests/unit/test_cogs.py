@@ -433,7 +433,7 @@ class TestDamage:
             assert page.databytecounts[0] == page.databytecounts[1]
             offsets_at = page.tags["StripOffsets"].valueoffset
         data[offsets_at : offsets_at + 4] = data[offsets_at + 4 : offsets_at + 8]
-        with pytest.raises(UnreadableAsset, match="strips of S2_60m overlap"):
+        with pytest.raises(UnreadableAsset, match="planes of S2_60m overlap"):
             read_planes(bytes(data), S2_60M)
 
     @given(small_files, st.data())

@@ -306,6 +306,10 @@ def shifted(tmp_path: Path, pixels: NDArray[Any], right: float, down: float, **o
     [
         (50.5, 50.5, {(49, 49), (49, 50), (50, 49), (50, 50)}),
         (50.5, 50.0, {(50, 49), (50, 50)}),
+        (50.5, 50.0000003, {(50, 49), (50, 50)}),
+        (50.5, 49.9999997, {(50, 49), (50, 50)}),
+        (50.5, 50.0000003, {(50, 49), (50, 50)}),
+        (50.5, 49.9999997, {(50, 49), (50, 50)}),
         (50.0, 50.25, {(49, 50), (50, 50)}),
         (50.0, 50.0, {(50, 50)}),
     ],
@@ -325,11 +329,12 @@ def test_nodata_spreads_only_to_pixels_that_need_it(
     assert (found[~np.isnan(found)] == 1).all()
 
 
-def test_a_coinciding_grid_that_runs_from_south_to_north_is_exact(tmp_path: Path) -> None:
-    # GIVEN the tile's own pixels, stored south up: neighbours have no weight
+@pytest.mark.parametrize("rounding", [0, 3e-6, -3e-6])
+def test_a_coinciding_grid_that_runs_from_south_to_north_is_exact(rounding: float, tmp_path: Path) -> None:
+    # GIVEN the tile's own pixels, stored south up, their corner rounded: neighbours have no weight
     pixels = np.random.default_rng(5).uniform(0, 1, (240, 240)).astype(np.float32)
     pixels[100, 100] = np.nan
-    transform = Affine(10, 0, GRID.ulx + 36_000, 0, 10, GRID.uly - 50_400)
+    transform = Affine(10, 0, GRID.ulx + 36_000 + rounding, 0, 10, GRID.uly - 50_400 - rounding)
     path = store(tmp_path / "up.tif", pixels, transform, "EPSG:32633")
     with rasterio.open(path) as dataset:
         sampler = TileSampler(dataset, GRID)

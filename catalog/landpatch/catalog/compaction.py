@@ -70,14 +70,8 @@ def write_part(
         "nomenclature": nomenclature.to_document() if nomenclature else None,
     }
     target = pa.BufferOutputStream()
-    metadata = {**parquet_metadata({"id": collection}), _PART_KEY: orjson.dumps(description)}
-    pq.write_table(
-        table.replace_schema_metadata(metadata),
-        target,
-        compression="zstd",
-        row_group_size=ROW_GROUP,
-        store_schema=False,
-    )
+    table = table.replace_schema_metadata({**parquet_metadata(None), _PART_KEY: orjson.dumps(description)})
+    pq.write_table(table, target, compression="zstd", row_group_size=ROW_GROUP)
     storage.put(path, target.getvalue().to_pybytes())
     return digest.hexdigest()
 
@@ -187,7 +181,7 @@ def _write_items(file: Path, tables: Iterator[pa.Table], metadata: Mapping[bytes
     """All items into one file in row groups of ROW_GROUP, whatever the sizes of the scenes."""
     schema = SCHEMA.with_metadata(dict(metadata))
     rest = SCHEMA.empty_table()
-    with pq.ParquetWriter(file, schema, compression="zstd", store_schema=False) as writer:
+    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in tables:
             rest = pa.concat_tables([rest, table.replace_schema_metadata(None)]).combine_chunks()
             while rest.num_rows >= ROW_GROUP:

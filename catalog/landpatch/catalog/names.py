@@ -7,6 +7,7 @@ convention (``MMM_MSIXXX_YYYYMMDDTHHMMSS_Nxxyy_ROOO_Txxxxx_<discriminator>.SAFE`
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Self
 
 from landpatch.catalog.errors import InvalidName
@@ -25,9 +26,9 @@ def _whole(pattern: str) -> re.Pattern[str]:
 
 
 _SCENE_RE = _whole(rf"{_SCENE}(?:_(\d{{8}}T\d{{6}}))?(?:\.SAFE)?")
-_PATCH_RE = _whole(rf"{_SCENE}_(\d\d)_(\d\d)")
+_PATCH_RE = _whole(r"(.{44})_(\d\d)_(\d\d)")  # what the scene's 44 characters must be, SceneId knows
 _RADAR_SCENE_RE = _whole(rf"{_RADAR_SCENE}(?:_.*)?")
-_RADAR_PATCH_RE = _whole(rf"{_RADAR_SCENE}_({_TILE})_(0|[1-9]\d?)_(0|[1-9]\d?)")
+_RADAR_PATCH_RE = _whole(rf"(.{{32}})_({_TILE})_(0|[1-9]\d?)_(0|[1-9]\d?)")
 _V1_PATCH_RE = _whole(r"(S2[AB])_(MSIL2A)_(\d{8})T(\d{5,6})_(\d{1,2})_(\d{1,2})")
 _TILE_RE = _whole(rf"({_TILE})")
 
@@ -46,12 +47,19 @@ def parse_tile(text: str) -> str:
     return match.group(1)
 
 
+@lru_cache(maxsize=4096)
+def _time(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+
+
+@lru_cache(maxsize=4096)
+def _written(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y%m%dT%H%M%S}"
+
+
 def _sensed(text: str, name: str) -> datetime:
-    # Written out because strptime alone would take most of the time of parsing a name.
-    year, month, day = int(text[:4]), int(text[4:6]), int(text[6:8])
-    hour, minute, second = int(text[9:11]), int(text[11:13]), int(text[13:])
     try:
-        return datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+        return _time(text)
     except ValueError as error:
         raise InvalidName(f"{name!r} holds no valid time: {text!r} ({error})") from error
 
@@ -90,14 +98,17 @@ class SceneId:
         return cls(platform, level, _sensed(sensed, text), baseline, int(orbit), tile)
 
     def __str__(self) -> str:
-        return (
-            f"{self.platform}_{self.level}_{self.sensed:%Y%m%dT%H%M%S}_N{self.baseline}"
-            f"_R{self.orbit:03d}_T{self.tile}"
-        )
+        return f"{self.platform}_{self.level}_{_written(self.sensed)}_N{self.baseline}_R{self.orbit:03d}_T{self.tile}"
 
     def patch(self, x: int, y: int) -> "PatchId":
         """The id of this scene's patch in column ``x`` from the west and row ``y`` from the north."""
         return PatchId(self, x, y)
+
+
+@lru_cache(maxsize=4096)
+def _scene(text: str) -> SceneId:
+    """Tables name few scenes and many patches of each."""
+    return SceneId.parse(text)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -119,9 +130,11 @@ class PatchId:
             raise InvalidName(
                 f"{text!r} is no patch id: expected something like S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
             )
-        platform, level, sensed, baseline, orbit, tile, x, y = match.groups()
-        scene = SceneId(platform, level, _sensed(sensed, text), baseline, int(orbit), tile)
-        return cls(scene, int(x), int(y))
+        scene, x, y = match.groups()
+        try:
+            return cls(_scene(scene), int(x), int(y))
+        except InvalidName as error:
+            raise InvalidName(f"{text!r} is no patch id: {error}") from error
 
     def __str__(self) -> str:
         return f"{self.scene}_{self.x:02d}_{self.y:02d}"
@@ -154,11 +167,16 @@ class RadarSceneId:
         return cls(platform, mode, product, polarisation, _sensed(start, text))
 
     def __str__(self) -> str:
-        return f"{self.platform}_{self.mode}_{self.product}_1S{self.polarisation}_{self.start:%Y%m%dT%H%M%S}"
+        return f"{self.platform}_{self.mode}_{self.product}_1S{self.polarisation}_{_written(self.start)}"
 
     def patch(self, tile: str, x: int, y: int) -> "RadarPatchName":
         """The name of this scene's patch at a position of a Sentinel-2 tile."""
         return RadarPatchName(self, tile, x, y)
+
+
+@lru_cache(maxsize=4096)
+def _radar_scene(text: str) -> RadarSceneId:
+    return RadarSceneId.parse(text)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -184,9 +202,11 @@ class RadarPatchName:
                 f"{text!r} is no Sentinel-1 patch name: expected something like "
                 "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57"
             )
-        platform, mode, product, polarisation, start, tile, x, y = match.groups()
-        scene = RadarSceneId(platform, mode, product, polarisation, _sensed(start, text))
-        return cls(scene, tile, int(x), int(y))
+        scene, tile, x, y = match.groups()
+        try:
+            return cls(_radar_scene(scene), tile, int(x), int(y))
+        except InvalidName as error:
+            raise InvalidName(f"{text!r} is no Sentinel-1 patch name: {error}") from error
 
     def __str__(self) -> str:
         return f"{self.scene}_{self.tile}_{self.x}_{self.y}"

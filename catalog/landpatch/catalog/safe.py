@@ -12,7 +12,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from landpatch.catalog.bands import optical_bands
-from landpatch.catalog.errors import InvalidItem
+from landpatch.catalog.errors import InvalidItem, InvalidName
 from landpatch.catalog.grid import TILE_METRES, TileGrid
 from landpatch.catalog.items import STAC_VERSION
 from landpatch.catalog.names import SceneId
@@ -44,7 +44,10 @@ def safe_item(folder: Path) -> dict[str, Any]:
         )
     product, granule = _parse(metadata[0]), _parse(granules[0])
     uri = _text(product, "PRODUCT_URI") or _text(product, "PRODUCT_URI_2A") or folder.name
-    scene = SceneId.parse(uri)
+    try:
+        scene = SceneId.parse(uri)
+    except InvalidName as error:
+        raise InvalidItem(f"{metadata[0]}: its product name cannot be used: {error}") from error
     grid = TileGrid.from_tile(scene.tile)
     ring = grid_ring(grid)
     longitudes, latitudes = [point[0] for point in ring], [point[1] for point in ring]
@@ -101,11 +104,14 @@ def _text(root: ElementTree.Element, name: str) -> str | None:
 
 def _offset(product: ElementTree.Element, path: Path) -> float:
     """The additive offset of the 12 bands: 0 where the product lists none (before baseline 04.00)."""
-    values = {
-        float(element.text or 0)
-        for name in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
-        for element in _elements(product, name)
-    }
+    try:
+        values = {
+            float(element.text or "")
+            for name in ("BOA_ADD_OFFSET", "RADIO_ADD_OFFSET")
+            for element in _elements(product, name)
+        }
+    except ValueError as error:
+        raise InvalidItem(f"{path}: one of its offsets is no number ({error}); fetch the product again") from error
     if len(values) > 1:
         raise InvalidItem(f"{path}: bands have different offsets ({sorted(values)}); landpatch expects one for all")
     offset = values.pop() if values else 0.0
@@ -115,13 +121,20 @@ def _offset(product: ElementTree.Element, path: Path) -> float:
 
 
 def _quality(*documents: ElementTree.Element) -> dict[str, str]:
-    """The four quality indicators that BigEarthNet asks for, as far as the product states them."""
-    found = {}
+    """The four quality indicators that BigEarthNet asks for, as far as the product states them.
+
+    Each is ``<quality_check checkType="GEOMETRIC_QUALITY">``; in products before PSD 14
+    ``<GEOMETRIC_QUALITY_FLAG>``. One that failed anywhere has failed.
+    """
+    found: dict[str, str] = {}
     for document in documents:
-        for check in (*_elements(document, "quality_check"), *_elements(document, "QUALITY_CHECK")):
-            name = _INDICATORS.get(check.get("checkType", "").upper())
-            if name and check.text:
-                found[name] = check.text.strip().upper()
+        for element in document.iter():
+            tag = element.tag.rpartition("}")[2].upper()
+            kind = element.get("checkType", "").upper() if tag == "QUALITY_CHECK" else tag.removesuffix("_FLAG")
+            name = _INDICATORS.get(kind)
+            verdict = (element.text or "").strip().upper()
+            if name and verdict and found.get(name, "PASSED") == "PASSED":
+                found[name] = verdict
     return found
 
 

@@ -203,7 +203,7 @@ class Storage:
             if verb != "write":
                 raise NotFound(f"{self.url}/{path} is not there") from error
             raise StorageError(f"cannot write {self.url}/{path}: {_reason(error)}") from error
-        except (BaseError, OSError, NotImplementedError) as error:
+        except (BaseError, OSError, NotImplementedError, ValueError) as error:  # ValueError: ".." in a path
             raise StorageError(f"cannot {verb} {self.url}/{path}: {_reason(error)}") from error
 
 

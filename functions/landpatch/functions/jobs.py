@@ -253,12 +253,14 @@ class Ledger:
 
         ``again`` lists terminal states that are to be tried once more (SUCCEEDED never is).
         """
+        # The entry is read last: what a worker wrote just before it ended must not be taken for its death.
+        number = self._last_claim(scene, block)
+        dead = number == 0 or self._is_dead(scene, block, number)
         entry = self.entry(scene, block)
         if entry.state is State.SUCCEEDED or (entry.state is State.INVALID and State.INVALID not in again):
             return None
-        number = self._last_claim(scene, block)
         active = entry.state in (State.CLAIMED, State.PROCESSING) or number > entry.attempt
-        if number and active and not self._is_dead(scene, block, number):
+        if active and not dead:
             return None
         claim = Claim(scene, block, number + 1)
         if not self.storage.create(_claim_path(claim), json_bytes(_lease())):

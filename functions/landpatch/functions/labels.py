@@ -485,6 +485,8 @@ class RasterLabels(Labels):
         tags = self._dataset.tags()
         if NOMENCLATURE_TAG not in tags:
             raise _unprepared(href, ".tif")
+        if self._dataset.crs is None:
+            raise InvalidLabels(f"labels {href} are damaged (no coordinate reference system): prepare them again")
         super().__init__(
             href,
             str(json.loads(tags[SOURCE_TAG])["name"]),

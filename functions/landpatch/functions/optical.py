@@ -8,6 +8,7 @@ x 10000, 0 = nodata), whatever the baseline.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Self
 
 import numpy as np
@@ -76,7 +77,7 @@ class _Band:
             if out.flags.c_contiguous:
                 self.dataset.read(1, window=window, out=out)
             else:
-                out[...] = self.dataset.read(1, window=window)
+                out[...] = self.dataset.read(1, window=window, out_dtype=out.dtype)
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise UnreadableAsset(
@@ -219,25 +220,23 @@ class OpticalReader:
 
     def _darkest(self) -> float | None:
         """The smallest 0.1 percentile among the witness bands; None where too few clear pixels were found."""
-        seen: dict[str, list[NDArray[np.uint16]]] = {name: [] for name in _WITNESSES}
-        for down, right in self._windows():
-            clear = self._clear(down, right)
-            for name, values in seen.items():
-                sample = self._sample(self._bands[name], down, right)
-                values.append(sample[clear & (sample > 0)])
-        smallest = []
-        for name, values in seen.items():
-            found = np.concatenate(values)
-            if found.size < _ENOUGH_PIXELS:  # a scene that is empty nearly everywhere: look at all of it
-                band = self._bands[name]
-                whole = np.empty((band.dataset.height, band.dataset.width), np.uint16)
-                band.read(-band.row, -band.column, whole)
-                found = whole[whole > 0]
-            if found.size >= _ENOUGH_PIXELS:
-                smallest.append(float(np.percentile(found, 0.1)))
+        seen = self._clear_pixels(self._some_windows())
+        if any(values.size < _ENOUGH_PIXELS for values in seen):  # cloud or nodata nearly everywhere
+            seen = self._clear_pixels(self._all_windows())
+        smallest = [float(np.percentile(values, 0.1)) for values in seen if values.size >= _ENOUGH_PIXELS]
         return min(smallest) if smallest else None
 
-    def _windows(self) -> Iterator[tuple[int, int]]:
+    def _clear_pixels(self, windows: Iterator[tuple[int, int]]) -> list[NDArray[np.uint16]]:
+        """The clear pixels of each witness band in some windows."""
+        seen: dict[str, list[NDArray[np.uint16]]] = {name: [np.empty(0, np.uint16)] for name in _WITNESSES}
+        for down, right in windows:
+            clear = self._clear(down, right)
+            for name, values in seen.items() if clear.any() else ():
+                sample = self._sample(self._bands[name], down, right)
+                values.append(sample[clear & (sample > 0)])
+        return [np.concatenate(values) for values in seen.values()]
+
+    def _some_windows(self) -> Iterator[tuple[int, int]]:
         """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers."""
         rows, columns = self.covered
         for i in range(_WITNESS_WINDOWS):
@@ -246,6 +245,14 @@ class OpticalReader:
                     (rows.start + len(rows) * i // _WITNESS_WINDOWS) * PATCH_METRES,
                     (columns.start + len(columns) * j // _WITNESS_WINDOWS) * PATCH_METRES,
                 )
+
+    def _all_windows(self) -> Iterator[tuple[int, int]]:
+        """Corners of windows that together hold all that the scene covers."""
+        rows, columns = (
+            range(patches.start * PATCH_METRES, patches.stop * PATCH_METRES, _WITNESS_METRES)
+            for patches in self.covered
+        )
+        yield from product(rows, columns)
 
     def _sample(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:
         """A window of a band; of a 10 m band every other pixel, so that all have the size of the classification."""

@@ -55,7 +55,10 @@ def gdal_environment() -> Iterator[None]:
 
 def gdal_path(href: str) -> str:
     """The name under which GDAL opens ``href``. Raises InvalidItem for anything but the four kinds of href."""
-    parts = urlsplit(href)
+    try:
+        parts = urlsplit(href)
+    except ValueError as error:
+        raise InvalidItem(f"href {href!r} is no path and no URL: {error}") from error
     if parts.scheme in ("http", "https") and parts.netloc:
         return f"/vsicurl/{href}"
     if parts.scheme == "s3" and parts.netloc:
@@ -64,9 +67,11 @@ def gdal_path(href: str) -> str:
         href = unquote(parts.path)
     elif parts.scheme and len(parts.scheme) > 1:  # one letter: a Windows drive
         raise InvalidItem(f"href {href!r}: scheme {parts.scheme!r} is not read; use a path, http(s):// or s3://")
-    if href.startswith("/vsi") or "\0" in href:
+    path = str(Path(href).absolute())
+    # Looked for in what GDAL is given: "///vsizip/a" and "/./vsizip/a" are the same path.
+    if path.startswith("/vsi") or "\0" in path:
         raise InvalidItem(f"href {href!r} names a GDAL virtual file system; use a path, http(s):// or s3://")
-    return str(Path(href).absolute())
+    return path
 
 
 def open_raster(href: str) -> rasterio.DatasetReader:

@@ -1,9 +1,9 @@
 """What a user names on the command line, read: scene items and SAFE folders, label files."""
 
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import unquote, urlsplit
 
 import orjson
@@ -23,11 +23,12 @@ def read_scene(href: str) -> dict[str, Any]:
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
-    if "://" not in href and Path(href).is_dir():
-        if not is_safe(Path(href)):
+    remote = href.startswith(("http://", "https://", "s3://"))
+    if not remote and _local(href).is_dir():
+        if not is_safe(_local(href)):
             raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
-        return safe_item(Path(href))
-    base = href if urlsplit(href).scheme in ("http", "https", "s3") else str(_local(href))
+        return safe_item(_local(href))
+    base = href if remote else str(_local(href))
     try:
         document = orjson.loads(_bytes(href))
     except orjson.JSONDecodeError as error:
@@ -70,7 +71,7 @@ def _local(href: str) -> Path:
 
 
 def _bytes(href: str) -> bytes:
-    scheme = urlsplit(href).scheme
+    scheme = href.partition("://")[0]
     try:
         if scheme in ("http", "https"):
             with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
@@ -80,5 +81,5 @@ def _bytes(href: str) -> bytes:
             parent, _, name = href.rpartition("/")
             return Storage.open(parent).get(name)
         return _local(href).read_bytes()
-    except (OSError, URLError, StorageError) as error:
+    except (OSError, HTTPException, ValueError, StorageError) as error:
         raise UnreadableAsset(f"the item {href} cannot be read: {error}") from error

@@ -1,7 +1,7 @@
 """The invented ground pixel by pixel: which surface lies where, and how a sensor sees it.
 
-Everything is a function of the place (easting, northing), so that two sensors with different grids, or two cuts of the
-same work, see the same fields and houses. Surfaces and covers are the tables in ``data/``.
+Everything is a function of the place (easting, northing), so that two sensors with different grids, or two cuts of
+the same work, see the same fields and houses. Surfaces and covers are the tables in ``data/``.
 """
 
 import math
@@ -154,8 +154,8 @@ def _paved(land: Landscape, west: float, north: float, shape: tuple[int, int]) -
 @njit(cache=True, nogil=True)
 def _between(values: NDArray[np.float32], row: float, column: float) -> float:
     """Bilinear value; ``row`` and ``column`` count from the middle of the first cell."""
-    r = min(max(int(math.floor(row)), 0), values.shape[0] - 2)
-    c = min(max(int(math.floor(column)), 0), values.shape[1] - 2)
+    r = min(max(math.floor(row), 0), values.shape[0] - 2)
+    c = min(max(math.floor(column), 0), values.shape[1] - 2)
     v, u = row - r, column - c
     top = values[r, c] * (1.0 - u) + values[r, c + 1] * u
     return top * (1.0 - v) + (values[r + 1, c] * (1.0 - u) + values[r + 1, c + 1] * u) * v
@@ -164,8 +164,8 @@ def _between(values: NDArray[np.float32], row: float, column: float) -> float:
 @njit(cache=True, nogil=True)
 def _code_at(codes: NDArray[np.uint16], row: float, column: float) -> int:
     """The code with the largest bilinear weight: outlines run diagonally instead of in steps of 50 m."""
-    r = min(max(int(math.floor(row)), 0), codes.shape[0] - 2)
-    c = min(max(int(math.floor(column)), 0), codes.shape[1] - 2)
+    r = min(max(math.floor(row), 0), codes.shape[0] - 2)
+    c = min(max(math.floor(column), 0), codes.shape[1] - 2)
     v, u = row - r, column - c
     a, b, d, e = int(codes[r, c]), int(codes[r, c + 1]), int(codes[r + 1, c]), int(codes[r + 1, c + 1])
     if a == b and a == d and a == e:
@@ -184,8 +184,8 @@ def _code_at(codes: NDArray[np.uint16], row: float, column: float) -> int:
 @njit(cache=True, nogil=True)
 def _river_at(river: NDArray[np.float32], row: float, column: float) -> float:
     """Metres to the middle of the river; far where its sign flips halfway between two rivers."""
-    r = min(max(int(math.floor(row)), 0), river.shape[0] - 2)
-    c = min(max(int(math.floor(column)), 0), river.shape[1] - 2)
+    r = min(max(math.floor(row), 0), river.shape[0] - 2)
+    c = min(max(math.floor(column), 0), river.shape[1] - 2)
     if abs(river[r, c]) > 500.0 or abs(river[r + 1, c + 1]) > 500.0 or abs(river[r, c + 1]) > 500.0:
         return 1e6
     if abs(river[r + 1, c]) > 500.0:
@@ -203,9 +203,9 @@ def _parcel(x: float, y: float, metres: float, seed: int) -> tuple[int, float, f
     along, across = dx * cosine + dy * sine, dy * cosine - dx * sine
     wide = metres * (0.55 + 0.9 * unit(hashed(block, 2, seed)))
     long = metres * (1.4 + 2.2 * unit(hashed(block, 3, seed)))
-    j = int(math.floor(across / wide))
+    j = math.floor(across / wide)
     shifted = along + long * unit(hashed(block, j, seed + 2))
-    i = int(math.floor(shifted / long))
+    i = math.floor(shifted / long)
     a, b = (i + 0.5) * long - shifted, (j + 0.5) * wide - across
     inside = min(0.5 * long - abs(a), 0.5 * wide - abs(b))
     key = hashed(hashed(i, j, seed + 3), block, seed)
@@ -214,9 +214,7 @@ def _parcel(x: float, y: float, metres: float, seed: int) -> tuple[int, float, f
 
 @njit(cache=True, nogil=True)
 def _look(
-    out: tuple[
-        NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]
-    ],
+    out: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     place: tuple[float, float, float, float],
     plan: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
     paved: NDArray[np.uint8],
@@ -276,13 +274,18 @@ def _look(
                 bright = 0.92 + 0.16 * unit(hashed(key, 1, seed)) + 0.24 * fine + 0.10 * broad + 0.16 * grain
                 share = 0.5 * unit(hashed(key, 2, seed)) + 0.5 * broad + 0.5 * fine
                 rough = 1.8 * fine + 1.0 * broad
-            elif kind == _TOWN or kind == _WORKS:
+            elif kind in (_TOWN, _WORKS):
                 block, bx, by, border = cell(x, y, 420.0 if kind == _TOWN else 300.0, seed + 42)
                 angle = 3.0 * unit(block)
-                along, across = bx * math.cos(angle) + by * math.sin(angle), by * math.cos(angle) - bx * math.sin(angle)
+                along, across = (
+                    bx * math.cos(angle) + by * math.sin(angle),
+                    by * math.cos(angle) - bx * math.sin(angle),
+                )
                 lane = 5.0 * size
-                street = min(abs(along - lane * round(along / lane)), abs(across - 0.6 * lane * round(across / (0.6 * lane))))
-                key = hashed(int(math.floor(along / size)), int(math.floor(across / size)), seed + block % 1000)
+                street = min(
+                    abs(along - lane * round(along / lane)), abs(across - 0.6 * lane * round(across / (0.6 * lane)))
+                )
+                key = hashed(math.floor(along / size), math.floor(across / size), seed + block % 1000)
                 bright = 0.80 + 0.40 * unit(hashed(key, 1, seed)) + 0.10 * grain
                 share = 0.45 * unit(hashed(key, 2, seed))
                 corner = unit(hashed(key, 3, seed))
@@ -394,8 +397,8 @@ def reflectance(
 ) -> None:
     """Fill one band at 10 m, reflectance x 10000, without the sensor's noise.
 
-    ``spectrum`` (n,): the band's reflectance of each surface; ``cloud``: that of a thick cloud; ``shadow``: what share
-    of the light a cloud's shadow takes away.
+    ``spectrum`` (n,): the band's reflectance of each surface; ``cloud``: that of a thick cloud; ``shadow``: what
+    share of the light a cloud's shadow takes away.
     """
     first, second, blend, gain = ground
     white, dark, veil = air
@@ -421,9 +424,9 @@ def expose(
 ) -> None:
     """Fill digital numbers from a band at 10 m: blur or average to the band's pixels, noise, offset, swath's edge.
 
-    ``scene`` has ``margin`` pixels more on each side than ``out`` times ``factor``; ``place`` is the upper-left corner
-    of ``out`` in metres. West of the line through (``swath[0]``, ``swath[1]``), that runs ``swath[2]`` metres east for
-    each metre north, the satellite saw nothing: 0.
+    ``scene`` has ``margin`` pixels more on each side than ``out`` times ``factor``; ``place`` is the upper-left
+    corner of ``out`` in metres. West of the line through (``swath[0]``, ``swath[1]``), that runs ``swath[2]`` metres
+    east for each metre north, the satellite saw nothing: 0.
     """
     for r in range(out.shape[0]):
         y = place[1] - 10.0 * factor * (r + 0.5)
@@ -499,7 +502,7 @@ def backscatter(
     nodata: float,
     seed: int,
 ) -> None:
-    """Fill one polarisation at 10 m: linear power with speckle of about four looks, as GRD has, ``nodata`` beyond the swath.
+    """Fill one polarisation at 10 m: linear power, speckle of about four looks as GRD has, ``nodata`` off the swath.
 
     ``decibel`` (n,): mean of each surface; ``swath`` as in ``expose``, but what lies *east* of the line is missing.
     """

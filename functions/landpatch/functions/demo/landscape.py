@@ -1,7 +1,7 @@
 """What lies where: heights, a river and CORINE-like cover of an invented piece of land, every 50 m.
 
-The plan is coarse on purpose. ``ground`` looks at it pixel by pixel, with fields, houses and trees; ``world`` draws the
-generalised polygons of a land-cover map from it.
+The plan is coarse on purpose. ``ground`` looks at it pixel by pixel, with fields, houses and trees; ``world`` draws
+the generalised polygons of a land-cover map from it.
 """
 
 import math
@@ -28,7 +28,8 @@ class Relief:
 
     A plain at ``base`` with ``hills`` metres of undulation; a mountain of ``height`` at ``summit``, ``reach`` metres
     wide. Above ``tree_line`` no forest, above ``snow_line`` snow. Rivers run at angle ``course`` (radians from the
-    east), ``spacing`` metres apart, one of them past ``river``, ``river_width`` metres wide. ``vines``: are there any.
+    east), ``spacing`` metres apart, one of them past ``river``, ``river_width`` metres wide. ``vines``: are there
+    any.
     """
 
     base: float
@@ -74,8 +75,8 @@ class Road:
 class Landscape:
     """A plan. Arrays have shape (rows, columns), row 0 in the north, one value every 50 m at the middle of its cell.
 
-    ``codes`` uint16 CLC codes; ``height`` float32 metres; ``river`` float32 signed metres to the middle of the nearest
-    river; ``west``, ``north`` the upper-left corner of the plan in metres of ``epsg``.
+    ``codes`` uint16 CLC codes; ``height`` float32 metres; ``river`` float32 signed metres to the middle of the
+    nearest river; ``west``, ``north`` the upper-left corner of the plan in metres of ``epsg``.
     """
 
     seed: int
@@ -372,4 +373,3 @@ def _winding(start: NDArray[np.float64], end: NDArray[np.float64], seed: int) ->
     normal = np.array([-span[1], span[0]]) / length
     shifted: NDArray[np.float64] = points + (np.sin(np.pi * t) * away * min(500.0, 0.25 * length))[:, None] * normal
     return shifted
-

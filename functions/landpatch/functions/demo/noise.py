@@ -72,7 +72,7 @@ def cell(x: float, y: float, metres: float, seed: int) -> tuple[int, float, floa
     Returns its key (hashed), the point's offset from its seed in x and y, and about the distance to its border.
     """
     px, py = x / metres, y / metres
-    ix, iy = int(math.floor(px)), int(math.floor(py))
+    ix, iy = math.floor(px), math.floor(py)
     first, second = 1e9, 1e9
     key, dx, dy = 0, 0.0, 0.0
     for j in range(iy - 1, iy + 2):

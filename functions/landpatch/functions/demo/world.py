@@ -1,8 +1,8 @@
 """The demo world as files: Sentinel-2 and Sentinel-1 scenes with their STAC items, and a land-cover map in polygons.
 
 Two invented pieces of land lie where two real tiles are. What people meet in practice is there on purpose: an offset
-of +1000 in the pixels of one scene and none in the other, clouds and their shadows, snow, a swath that ends inside the
-scene, radar on a grid of its own that misses a corner, a hole in the land-cover map and covers without a class.
+of +1000 in the pixels of one scene and none in the other, clouds and their shadows, snow, a swath that ends inside
+the scene, radar on a grid of its own that misses a corner, a hole in the land-cover map and covers without a class.
 """
 
 import math
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import orjson
@@ -22,6 +22,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import optical_bands
+from landpatch.catalog.errors import UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import SceneId
 from landpatch.functions.demo.ground import (
@@ -47,6 +48,7 @@ _COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 # What a thick cloud reflects (x 10000), and what share of the light its shadow takes, for each of the 12 bands.
 _CLOUD = (6000, 6100, 6000, 6100, 6200, 6300, 6350, 6400, 6400, 3600, 4600, 3400)
 _SHADOW = (0.25, 0.30, 0.38, 0.46, 0.50, 0.55, 0.57, 0.58, 0.59, 0.60, 0.64, 0.66)
+_LIST = "world.json"
 _FAR = -1e7  # a place that no tile reaches
 
 Progress = Callable[[int, int], None]
@@ -59,6 +61,31 @@ class World:
     folder: Path
     scenes: list[tuple[Path, list[Path]]]
     labels: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The world that ``make_world`` finished in ``folder``. Raises UnreadableAsset if there is none."""
+        try:
+            listed = orjson.loads((folder / _LIST).read_bytes())
+            scenes = [
+                (folder / optical, [folder / radar for radar in radars]) for optical, radars in listed["scenes"]
+            ]
+            return cls(folder, scenes, folder / listed["labels"])
+        except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise UnreadableAsset(
+                f"{folder} holds no finished demo world ({error}); delete the folder and run the demo again"
+            ) from error
+
+    def save(self) -> None:
+        """Write the list of files that ``load`` reads, last of all files."""
+        listed = {
+            "scenes": [
+                [str(optical.relative_to(self.folder)), [str(radar.relative_to(self.folder)) for radar in radars]]
+                for optical, radars in self.scenes
+            ],
+            "labels": str(self.labels.relative_to(self.folder)),
+        }
+        (self.folder / _LIST).write_bytes(orjson.dumps(listed, option=orjson.OPT_INDENT_2))
 
 
 @dataclass(frozen=True)
@@ -102,9 +129,9 @@ class Frame:
 class OpticalPass:
     """One Sentinel-2 acquisition.
 
-    ``offset`` is what its baseline adds to the pixels (1000 from 04.00 on). ``clouds``: easting, northing, reach of the
-    clouds and of the cirrus (metres; reach 1 = none). ``swath``: a point of the swath's western edge (metres), and how
-    far the edge runs east for each metre north. ``sun``: azimuth and zenith distance in degrees.
+    ``offset`` is what its baseline adds to the pixels (1000 from 04.00 on). ``clouds``: easting, northing, reach of
+    the clouds and of the cirrus (metres; reach 1 = none). ``swath``: a point of the swath's western edge (metres),
+    and how far the edge runs east for each metre north. ``sun``: azimuth and zenith distance in degrees.
     """
 
     scene: SceneId
@@ -177,7 +204,9 @@ def make_world(folder: Path, *, seed: int = 7, progress: Progress | None = None)
     labels = folder / "clc2018_demo.gpkg"
     write_labels([(part.land, part.hole) for part in parts], labels)
     step()
-    return World(folder, scenes, labels)
+    world = World(folder, scenes, labels)
+    world.save()
+    return world
 
 
 def _plains(seed: int) -> Part:
@@ -276,9 +305,7 @@ def _radar_frame(frame: Frame) -> Frame:
     )
 
 
-def write_optical(
-    land: Landscape, taken: OpticalPass, folder: Path, *, workers: int | None = None
-) -> Path:
+def write_optical(land: Landscape, taken: OpticalPass, folder: Path, *, workers: int | None = None) -> Path:
     """Photograph ``land`` and write 12 bands and SCL as COGs, and the STAC item (Earth Search v1's manner).
 
     Everything goes to ``folder/<item id>``; returns the item's path. The frame may be a whole tile (10980 pixels):
@@ -325,9 +352,7 @@ def write_optical(
     return _write_item(destination, _optical_item(taken, scl))
 
 
-def write_radar(
-    land: Landscape, taken: RadarPass, folder: Path, *, workers: int | None = None
-) -> Path:
+def write_radar(land: Landscape, taken: RadarPass, folder: Path, *, workers: int | None = None) -> Path:
     """Write VV and VH of ``land`` as COGs (gamma0, linear power) and the item (Planetary Computer's manner).
 
     Everything goes to ``folder/<item id>``; returns the item's path.
@@ -527,9 +552,7 @@ def _radar_item(taken: RadarPass) -> dict[str, Any]:
                 f"Terrain-corrected gamma naught values of signal transmitted with {spelt[name[0]]} polarization "
                 f"and received with {spelt[name[1]]} polarization with radiometric terrain correction applied."
             ),
-            "raster:bands": [
-                {"nodata": int(RADAR_NODATA), "data_type": "float32", "spatial_resolution": 10}
-            ],
+            "raster:bands": [{"nodata": int(RADAR_NODATA), "data_type": "float32", "spatial_resolution": 10}],
         }
         for name in ("VV", "VH")
     }
