@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from landpatch.functions.build import ScenePair
+from landpatch.functions.building import ScenePair
 
 Landpatch = Callable[..., subprocess.CompletedProcess[str]]
 

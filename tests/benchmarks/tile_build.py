@@ -10,29 +10,32 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import orjson
 from full_tile import full_tile
 from measure import Phases, cpu_seconds, write_report
 
 import landpatch.functions.blocks as blocks
-import landpatch.functions.build as building
-import landpatch.functions.optical as optical
+import landpatch.functions.building as building
+import landpatch.functions.optical as optics
 import landpatch.functions.tile as tile
 from landpatch.catalog.cogs import CogEncoder
-from landpatch.catalog.exports.lmdb import LmdbWriter, export_lmdb
+from landpatch.catalog.scenes import with_absolute_hrefs
 from landpatch.catalog.store import Dataset, Storage
 from landpatch.functions.blocks import BlockRun
-from landpatch.functions.build import BuildResult, ScenePair, build
+from landpatch.functions.building import BuildResult, ScenePair, build
 from landpatch.functions.engines.local import Task
 from landpatch.functions.jobs import Entry
 from landpatch.functions.labels import PolygonLabels
 from landpatch.functions.sar import RadarReader
-from landpatch.functions.sources import read_scene
 from landpatch.functions.warp import TileSampler
 
 
 def _built(cache: Path, dataset: Path, **options: Any) -> BuildResult:
     scenes = full_tile(cache, print)
-    pair = ScenePair(read_scene(str(scenes.optical)), (read_scene(str(scenes.radar)),))
+    optical, radar = (
+        with_absolute_hrefs(orjson.loads(path.read_bytes()), str(path)) for path in (scenes.optical, scenes.radar)
+    )
+    pair = ScenePair(optical, (radar,))
     result = build([pair], dataset, labels=str(scenes.labels), **options)
     for entry in result.entries:
         if entry.error:
@@ -78,10 +81,12 @@ def phases(cache: Path, dataset: Path, lmdb: Path) -> dict[str, Any]:
 
     The functions wrapped are the doors between modules, and a few behind them where reading and computing meet.
     """
+    from landpatch.catalog.exports.lmdb import LmdbWriter, export_lmdb
+
     timers = Phases()
-    timers.wrap(optical._Band, "read", "read Sentinel-2 and SCL (GDAL)")
-    timers.wrap(optical, "_cut", "cut Sentinel-2")
-    timers.wrap(optical.OpticalReader, "verify_offset", "check the offset on pixels")
+    timers.wrap(optics._Band, "read", "read Sentinel-2 and SCL (GDAL)")
+    timers.wrap(optics, "_cut", "cut Sentinel-2")
+    timers.wrap(optics.OpticalReader, "verify_offset", "check the offset on pixels")
     timers.wrap(tile, "classify", "scene classification")
     timers.wrap(TileSampler, "_read", "read Sentinel-1 (GDAL)")
     timers.wrap(RadarReader, "strip", "warp Sentinel-1, decibel")

@@ -1,11 +1,9 @@
 """The demo world, generated once for all tests that build from it, and the command line."""
 
-from pathlib import Path
-
 import pytest
-from demo_build import DemoWorld, Landpatch, run_landpatch
 
-from landpatch.functions.build import ScenePair
+from demo_build import DemoWorld, Landpatch, run_landpatch
+from landpatch.functions.building import ScenePair
 from landpatch.functions.demo.world import make_world
 from landpatch.functions.labels_prepare import prepare_labels
 from landpatch.functions.sources import read_scene

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from demo_build import Landpatch
-from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
 
+from demo_build import Landpatch
 from landpatch.catalog.items import items
 from landpatch.catalog.store import Dataset
+from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
 
 
 @pytest.fixture
@@ -55,16 +55,8 @@ def test_an_item_without_proj_is_read_by_its_files(
     edited(scenes[0], without)
     landpatch("build", scenes[0], "--s1", scenes[1], "--no-labels", "--to", tmp_path / "d")
     assert len(Dataset.open(tmp_path / "d").table(["id"])) == 6
-    # The file itself without a place on earth:
-    import numpy as np
-    import rasterio
-
-    with rasterio.open(scenes[0].parent / "B03.tif") as source:
-        pixels = source.read()
-    profile = {"driver": "GTiff", "width": pixels.shape[2], "height": pixels.shape[1], "count": 1, "dtype": "uint16"}
-    with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
-        with rasterio.open(scenes[0].parent / "B03.tif", "w", **profile) as target:
-            target.write(np.ascontiguousarray(pixels))
+    with rasterio.open(scenes[0].parent / "B03.tif", "r+") as source:
+        source.crs = None
     code, message = refused(landpatch, tmp_path / "e", scenes[0], "--s1", scenes[1], "--no-labels")
     assert code == 4
     assert "asset green" in message
@@ -80,7 +72,7 @@ def test_a_scene_that_is_no_json_or_no_item(tmp_path: Path, landpatch: Landpatch
     assert refused(landpatch, tmp_path / "d", tmp_path / "nowhere.json", "--s2-only", "--no-labels")[0] == 5
 
 
-@pytest.mark.parametrize("href", ["/vsicurl/http://127.0.0.1/x.tif", "ftp://host/x.tif", "gs://bucket/x.tif"])
+@pytest.mark.parametrize("href", ["/vsicurl/x.tif", "ftp://host/x.tif", "gs://bucket/x.tif"])
 def test_hostile_hrefs_are_not_followed(
     tmp_path: Path, landpatch: Landpatch, scenes: tuple[Path, Path], href: str
 ) -> None:

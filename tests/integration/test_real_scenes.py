@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import rasterio
-from demo_build import Landpatch
 from rasterio.windows import Window
 
+from demo_build import Landpatch
 from landpatch.catalog.items import items
 from landpatch.catalog.schemas import validate_collection, validate_item
 from landpatch.catalog.store import Dataset

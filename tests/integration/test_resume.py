@@ -11,17 +11,17 @@ from pathlib import Path
 
 import orjson
 import pytest
-from demo_build import DemoWorld
 
+from demo_build import DemoWorld
 from landpatch.catalog.errors import DatasetConflict
 from landpatch.catalog.store import Storage
-from landpatch.functions.build import build, rebuild
+from landpatch.functions.building import build, rebuild
 from landpatch.functions.jobs import Ledger, Parameters, State
 
 KILLS = 10
 BUILD = """
 import sys, orjson
-from landpatch.functions.build import ScenePair, build
+from landpatch.functions.building import ScenePair, build
 if __name__ == "__main__":
     document = orjson.loads(open(sys.argv[1], "rb").read())
     pairs = [ScenePair(optical, tuple(radars)) for optical, radars in document["pairs"]]

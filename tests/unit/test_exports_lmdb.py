@@ -2,8 +2,6 @@
 
 import json
 import multiprocessing
-import os
-import random
 import shutil
 import signal
 import struct
@@ -23,7 +21,6 @@ import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from small_dataset import RADAR, SCENE, Patch, write_dataset
 
 from landpatch.catalog.bands import PATCH_ASSETS
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter
@@ -37,6 +34,7 @@ from landpatch.catalog.exports.lmdb import (
     export_lmdb,
 )
 from landpatch.catalog.store import Dataset
+from small_dataset import RADAR, SCENE, Patch, write_dataset
 
 LATER = "S2B_MSIL2A_20170620T101029_N9999_R022_T33UUP"
 # Ids do not come in the order of positions, Sentinel-1 names are not padded: sorting has something to do.
@@ -75,15 +73,13 @@ def expected_values(patches: list[Patch]) -> list[dict[str, bytes]]:
     ]
 
 
-def as_upstream(folder: Path, patches: list[Patch], chunk: int) -> bytes:
-    """data.mdb as rico-hdl's ``lmdb_writer`` makes it: sorted, ``chunk`` keys a transaction, source by source."""
+def as_upstream(folder: Path, patches: list[Patch]) -> bytes:
+    """data.mdb as rico-hdl makes it: sorted, a transaction for (up to 512 values of) each source."""
     with lmdb.open(str(folder), map_size=1 << 30) as environment:
         for source in expected_values(patches):
-            names = sorted(source)
-            for start in range(0, len(names), chunk):
-                with environment.begin(write=True) as transaction:
-                    for name in names[start : start + chunk]:
-                        assert transaction.put(name.encode(), source[name], overwrite=False)
+            with environment.begin(write=True) as transaction:
+                for name in sorted(source):
+                    assert transaction.put(name.encode(), source[name], overwrite=False)
     return (folder / "data.mdb").read_bytes()
 
 
@@ -170,13 +166,11 @@ def test_keys_values_and_their_order(dataset: Dataset, tmp_path: Path) -> None:
     assert (result.patches, result.keys, result.written) == (4, 12, 12)
 
 
-def test_the_file_is_upstreams_but_for_the_map_size(
-    dataset: Dataset, tmp_path: Path, small_transactions: None
-) -> None:
-    export_lmdb(dataset, tmp_path / "out.lmdb")
+def test_the_file_is_upstreams_but_for_the_map_size(tmp_path: Path) -> None:
+    patches = [Patch(x, 7) for x in range(60)]  # enough for several leaf pages and a branch above them
+    export_lmdb(write_dataset(str(tmp_path / "dataset"), patches), tmp_path / "out.lmdb")
     ours = (tmp_path / "out.lmdb" / "data.mdb").read_bytes()
-    theirs = as_upstream(tmp_path / "theirs", PATCHES, chunk=2)
-    assert without_map_size(ours) == without_map_size(theirs)
+    assert without_map_size(ours) == without_map_size(as_upstream(tmp_path / "theirs", patches))
 
 
 def test_map_size_is_file_size_and_nothing_is_sparse(dataset: Dataset, tmp_path: Path) -> None:
@@ -193,7 +187,7 @@ def test_map_size_is_file_size_and_nothing_is_sparse(dataset: Dataset, tmp_path:
 
 def test_metadata_tables_and_marker_lie_beside_the_data(dataset: Dataset, tmp_path: Path) -> None:
     export_lmdb(dataset, tmp_path / "out.lmdb")
-    assert sorted(os.listdir(tmp_path / "out.lmdb")) == [
+    assert sorted(path.name for path in (tmp_path / "out.lmdb").iterdir()) == [
         "data.mdb",
         "landpatch.json",
         "metadata.parquet",
@@ -312,7 +306,7 @@ def test_a_grown_dataset_replaces_its_export(dataset: Dataset, tmp_path: Path) -
     result = export_lmdb(write_dataset(str(tmp_path / "dataset"), grown), tmp_path / "out.lmdb")
     assert dict(read_all(tmp_path / "out.lmdb")) == all_values(grown)
     assert (result.patches, result.written) == (5, 15)
-    assert sorted(os.listdir(tmp_path)) == ["dataset", "out.lmdb"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "out.lmdb"]
 
 
 def test_a_truncated_export_is_made_again(dataset: Dataset, tmp_path: Path) -> None:
@@ -351,7 +345,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize(("after", "seed"), [(2, 0), (6, 0), (10, 0), (2, 1), (4, 2), (8, 3)])
+@pytest.mark.parametrize(("after", "seed"), [(2, 0), (10, 0), (4, 1), (8, 2)])
 def test_killed_and_started_again_gives_the_same_file(
     dataset: Dataset, tmp_path: Path, small_transactions: None, after: int, seed: int
 ) -> None:

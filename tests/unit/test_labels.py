@@ -24,7 +24,7 @@ from rasterio.features import rasterize
 from landpatch.catalog.errors import InvalidLabels, UnreadableAsset
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.nomenclature import NO_CLASS, UNLABELLED, Nomenclature, clc2018
-from landpatch.functions.labels import count_classes, open_labels
+from landpatch.functions.labels import Labels, count_classes, open_labels
 from landpatch.functions.labels_prepare import prepare_labels
 
 TILE = TileGrid.from_tile("33UUP")
@@ -233,19 +233,26 @@ def messy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.ui
     return path, burnt_by_gdal(to_utm(shapes, 3035, TILE.epsg), codes, TILE)
 
 
-def test_every_pixel_of_a_tile_is_as_gdal_burns_it(messy: tuple[Path, NDArray[np.uint16]]) -> None:
-    path, expected = messy
-    assert len(np.unique(expected)) == 45
-    np.testing.assert_array_equal(open_labels(path).reference_map(TILE, range(0, 91)), expected)
+@pytest.fixture(scope="module")
+def messy_labels(messy: tuple[Path, NDArray[np.uint16]]) -> Labels:
+    return open_labels(messy[0])
+
+
+def test_every_pixel_of_a_tile_is_as_gdal_burns_it(
+    messy_labels: Labels, messy: tuple[Path, NDArray[np.uint16]]
+) -> None:
+    assert len(np.unique(messy[1])) == 45
+    np.testing.assert_array_equal(messy_labels.reference_map(TILE, range(0, 91)), messy[1])
 
 
 @settings(max_examples=15)
 @given(first=st.integers(0, 91), count=st.integers(0, 5))
-def test_a_patch_does_not_depend_on_the_cut(messy: tuple[Path, NDArray[np.uint16]], first: int, count: int) -> None:
-    path, expected = messy
+def test_a_patch_does_not_depend_on_the_cut(
+    messy_labels: Labels, messy: tuple[Path, NDArray[np.uint16]], first: int, count: int
+) -> None:
     rows = range(first, min(first + count, 91))
-    burnt = open_labels(path).reference_map(TILE, rows)
-    np.testing.assert_array_equal(burnt, expected[rows.start * 120 : rows.stop * 120])
+    burnt = messy_labels.reference_map(TILE, rows)
+    np.testing.assert_array_equal(burnt, messy[1][rows.start * 120 : rows.stop * 120])
 
 
 def test_one_after_the_other_tile_gets_its_own_polygons(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
 
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset
 from landpatch.catalog.items import SCHEMA, Summary, collection_document, parquet_metadata
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, NotFound, Storage
+from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
 
 ROW_GROUP = 5000
 """Rows a row group: a page of search results touches one or two (measured in the project's catalogue notes)."""

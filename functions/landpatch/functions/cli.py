@@ -148,8 +148,8 @@ def build(
     S2_ITEM is the STAC item of a Sentinel-2 scene (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1
     items given belong to all S2 items given. What is done is not done again.
     """
-    from landpatch.functions.build import ScenePair
-    from landpatch.functions.build import build as build_dataset
+    from landpatch.functions.building import ScenePair
+    from landpatch.functions.building import build as build_dataset
     from landpatch.functions.console import BuildDisplay
     from landpatch.functions.jobs import Parameters
     from landpatch.functions.sources import prepared_labels, read_scene
@@ -193,7 +193,7 @@ def retry(
 ) -> None:
     """Try blocks again that did not succeed, with the inputs and parameters recorded for them."""
     from landpatch.catalog.names import parse_tile
-    from landpatch.functions.build import rebuild
+    from landpatch.functions.building import rebuild
     from landpatch.functions.console import BuildDisplay
     from landpatch.functions.jobs import State
 
@@ -251,7 +251,7 @@ def labels() -> None:
 @click.option(
     "--nomenclature",
     type=click.Path(exists=True, dir_okay=False),
-    help="CSV: code, name, class[, source, grid_code, red, green, blue]. Default: CORINE 2018 to the 19 classes of BigEarthNet.",
+    help="CSV: code, name, class[, source, grid_code, red, green, blue]. Default: CORINE 2018, 19 classes.",
 )
 @click.option("--code-column", help="Column that holds the code. Default: code_18.")
 @click.option("--layer", help="Layer of the source, where it has several.")

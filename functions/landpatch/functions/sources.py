@@ -13,7 +13,6 @@ from landpatch.catalog.safe import is_safe, safe_item
 from landpatch.catalog.scenes import with_absolute_hrefs
 from landpatch.catalog.store import Storage
 from landpatch.functions.labels import open_labels
-from landpatch.functions.labels_prepare import prepare_labels
 
 _TIMEOUT = 60.0
 
@@ -53,7 +52,9 @@ def prepared_labels(source: str, destination: str) -> str:
         except InvalidLabels:
             if path.suffix.lower() == ".parquet":
                 raise
+    # Here, because preparing needs pyogrio and half a second to import it: few builds prepare.
     from landpatch.functions.console import counting
+    from landpatch.functions.labels_prepare import prepare_labels
 
     suffix = ".tif" if path.suffix.lower() in (".tif", ".tiff") else ".parquet"
     storage = Storage.open(destination, create=True)

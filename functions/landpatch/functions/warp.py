@@ -113,9 +113,14 @@ class Lattice:
                 "give the file a known geographic or projected CRS"
             ) from error
 
-    def serves(self, dataset: rasterio.DatasetReader) -> bool:
-        """Whether ``dataset`` has the same grid as the raster that this lattice was made for."""
-        return bool(dataset.crs == self.crs and dataset.transform == self.transform and dataset.shape == self.shape)
+    def serves(self, dataset: rasterio.DatasetReader, grid: TileGrid) -> bool:
+        """Whether this lattice was made for the tile, and for a raster of the same grid as ``dataset``."""
+        return bool(
+            grid == self.grid
+            and dataset.crs == self.crs
+            and dataset.transform == self.transform
+            and dataset.shape == self.shape
+        )
 
     def knots(self, rows: range) -> NDArray[np.float64]:
         """Source column and row of the knots of some patch rows.
@@ -225,7 +230,9 @@ class TileSampler:
     ) -> None:
         self._dataset = dataset
         self._band = band
-        self.lattice = lattice if lattice is not None and lattice.serves(dataset) else Lattice(dataset, grid)
+        if lattice is None or not lattice.serves(dataset, grid):
+            lattice = Lattice(dataset, grid)
+        self.lattice = lattice
         self._dtype = np.dtype(dataset.dtypes[band - 1])
         self._nodata = dataset.nodatavals[band - 1] if nodata is None else nodata
         self._scale, self._shift = dataset.scales[band - 1], dataset.offsets[band - 1]
@@ -323,11 +330,13 @@ class TileSampler:
             values, nodata = raw, self._nodata
         else:
             values, nodata = self._buffer("values", raw.shape, np.dtype(np.float32)), None
-            with np.errstate(over="ignore"):  # such as float64's lowest number, which people take for nodata
+            with np.errstate(over="ignore"):
                 np.copyto(values, raw, casting="unsafe")
             if self._nodata is not None:
                 values[raw == self._nodata] = np.nan
-        _invalidate(values.reshape(-1), np.float32(np.nan if nodata is None else nodata))
+        with np.errstate(over="ignore"):  # float64's lowest number, which people take for nodata, is infinity then
+            nodata = np.float32(np.nan if nodata is None else nodata)
+        _invalidate(values.reshape(-1), nodata)
         if self._masked:
             values[self._read(window, mask=True) == 0] = np.nan
         if (self._scale, self._shift) != (1.0, 0.0):

@@ -153,9 +153,20 @@ class _Database:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._env = self._opened(_FIRST_MAP)
+
+    def _opened(self, map_size: int) -> Any:
         with self._explained():
             # Synced once, on closing: a killed process loses nothing by that, only a machine that goes down does.
-            self._env = lmdb.open(str(folder), map_size=_FIRST_MAP, sync=False, readahead=False)
+            return lmdb.open(str(self._folder), map_size=map_size, sync=False, readahead=False)
+
+    def forget(self) -> None:
+        """Open the file anew: LMDB fills what a page does not use with what it wrote before, and a file that was
+        written in two goes would differ there from one written in one.
+        """
+        map_size = self._env.info()["map_size"]
+        self._env.close()
+        self._env = self._opened(map_size)
 
     def missing(self, keys: Sequence[str]) -> list[bool]:
         """Of each key, whether it is not there."""
@@ -700,6 +711,7 @@ class _Work:
                 f"{key} has other pixels in one patch than in another: two Sentinel-1 products of this name"
                 for key in different
             ]
+            self.database.forget()
             self.written += len({key for key, _ in pairs})
         self.done += count
         self.report(self.done, self.total)

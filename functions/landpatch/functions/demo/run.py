@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 
+from landpatch.functions.demo.report import write_report
+
 from landpatch.catalog.exports.lmdb import export_lmdb
 from landpatch.catalog.store import Dataset
-from landpatch.functions.build import BuildResult, ScenePair, build
+from landpatch.functions.building import BuildResult, ScenePair, build
 from landpatch.functions.console import BuildDisplay, counting, say
-from landpatch.functions.demo.report import write_report
 from landpatch.functions.demo.world import World, make_world
 from landpatch.functions.labels_prepare import prepare_labels
 from landpatch.functions.sources import read_scene
