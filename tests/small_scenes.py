@@ -189,7 +189,7 @@ def write_raster(
     transform: Affine,
     *,
     driver: str = "GTiff",
-    epsg: int = EPSG,
+    epsg: int | None = EPSG,
     nodata: float | None = None,
 ) -> None:
     options: dict[str, Any] = (
@@ -205,7 +205,7 @@ def write_raster(
         height=pixels.shape[0],
         count=1,
         dtype=pixels.dtype,
-        crs=f"EPSG:{epsg}",
+        crs=None if epsg is None else f"EPSG:{epsg}",
         transform=transform,
         nodata=None if driver == "JP2OpenJPEG" else nodata,
         **options,

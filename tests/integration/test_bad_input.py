@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from demo_build import Landpatch
 from landpatch.catalog.items import items
 from landpatch.catalog.store import Dataset
-from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
+from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc, write_raster
 
 
 @pytest.fixture
@@ -55,8 +56,9 @@ def test_an_item_without_proj_is_read_by_its_files(
     edited(scenes[0], without)
     landpatch("build", scenes[0], "--s1", scenes[1], "--no-labels", "--to", tmp_path / "d")
     assert len(Dataset.open(tmp_path / "d").table(["id"])) == 6
-    with rasterio.open(scenes[0].parent / "B03.tif", "r+") as source:
-        source.crs = None
+    with rasterio.open(scenes[0].parent / "B03.tif") as source:
+        pixels, transform = source.read(1), source.transform
+    write_raster(scenes[0].parent / "B03.tif", pixels, transform, epsg=None, nodata=0)
     code, message = refused(landpatch, tmp_path / "e", scenes[0], "--s1", scenes[1], "--no-labels")
     assert code == 4
     assert "asset green" in message

@@ -345,6 +345,21 @@ KILLED = """
 """
 
 
+def test_a_small_export_that_was_killed_begins_again(dataset: Dataset, tmp_path: Path) -> None:
+    arguments = [dataset.storage.url, str(tmp_path / "out.lmdb"), "8", "0"]
+    command = [
+        sys.executable,
+        "-c",
+        textwrap.dedent(KILLED).replace("_TRANSACTION = 2", "_TRANSACTION = 4"),
+        *arguments,
+    ]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert len(read_all(tmp_path / "out.lmdb.partial")) == 8
+    assert export_lmdb(dataset, tmp_path / "out.lmdb").written == 12
+    ours = (tmp_path / "out.lmdb" / "data.mdb").read_bytes()
+    assert without_map_size(ours) == without_map_size(as_upstream(tmp_path / "theirs", PATCHES))
+
+
 @pytest.mark.parametrize(("after", "seed"), [(2, 0), (10, 0), (4, 1), (8, 2)])
 def test_killed_and_started_again_gives_the_same_file(
     dataset: Dataset, tmp_path: Path, small_transactions: None, after: int, seed: int
@@ -364,19 +379,21 @@ def test_killed_and_started_again_gives_the_same_file(
 
 
 def test_what_a_dead_machine_left_is_not_trusted(
-    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_transactions: None
 ) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export_lmdb(dataset, tmp_path / "out.lmdb", progress=stop)
-    assert len(read_all(tmp_path / "out.lmdb.partial")) == 4
+    assert len(read_all(tmp_path / "out.lmdb.partial")) == 2
     monkeypatch.setattr(module, "_boot", lambda: "after a power cut")
     assert export_lmdb(dataset, tmp_path / "out.lmdb").written == 12
 
 
-def test_an_interrupted_export_of_another_state_is_not_gone_on_with(dataset: Dataset, tmp_path: Path) -> None:
+def test_an_interrupted_export_of_another_state_is_not_gone_on_with(
+    dataset: Dataset, tmp_path: Path, small_transactions: None
+) -> None:
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt
 

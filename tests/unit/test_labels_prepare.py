@@ -295,7 +295,7 @@ def test_curved_polygons_must_be_made_straight(tmp_path: Path) -> None:
     source = tmp_path / "curves.csv"
     source.write_text('WKT,code_18\n"CURVEPOLYGON(CIRCULARSTRING(0 0,1 1,2 0,1 -1,0 0))",311\n')
     (tmp_path / "curves.prj").write_text(CRS.from_epsg(3035).to_wkt("WKT1_ESRI"))
-    with pytest.raises(InvalidLabels, match="curve|coordinate reference system"):
+    with pytest.raises(InvalidLabels, match="curved geometries"):
         prepare_labels(source, tmp_path / "a.parquet")
 
 
@@ -317,7 +317,7 @@ def test_a_truncated_geopackage(tmp_path: Path) -> None:
     for share in (0.01, 0.3, 0.6, 0.95):
         broken = tmp_path / "broken.gpkg"
         broken.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(InvalidLabels, match="broken.gpkg"):
+        with pytest.raises(InvalidLabels, match=r"broken\.gpkg"):
             prepare_labels(broken, tmp_path / "a.parquet")
     assert not (tmp_path / "a.parquet").exists()
 
@@ -380,7 +380,7 @@ def _many(path: Path, count: int, points: int) -> Path:
     angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
     for start in range(0, count, 50_000):
         n = min(50_000, count - start)
-        centres = rng.uniform(0, 30_000, (n, 1, 2)) + (5e6, 2e6)
+        centres = rng.uniform((5e6, 2e6), (5.03e6, 2.03e6), (n, 1, 2))
         centres[::1000] = rng.uniform(1e6, 6e6, (len(centres[::1000]), 1, 2))
         rings = centres + 50 * rng.uniform(0.5, 1, (n, points, 1)) * np.stack(
             [np.cos(angles), np.sin(angles)], axis=1

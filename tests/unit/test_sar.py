@@ -130,6 +130,13 @@ def test_a_pixel_does_not_depend_on_its_neighbours(values: NDArray[np.float32], 
         assert whole.tobytes() == first.tobytes() + rest.tobytes()
 
 
+def test_what_cannot_be_converted_in_place_is_refused() -> None:
+    for convert in (to_decibel, to_power):
+        for values in (np.ones((4, 4), np.float32)[:, :2], np.ones(4, np.float64)):
+            with pytest.raises(ValueError, match="contiguous float32"):
+                convert(values)  # type: ignore[arg-type]
+
+
 # -- scenes that are written for the test -----------------------------------------------------------------------
 
 

@@ -347,7 +347,12 @@ def _polygons(
 ) -> tuple[NDArray[np.object_], pa.Array, NDArray[np.bool_]]:
     """The polygons among the geometries: as shapes, as two-dimensional WKB, and which of the rows they are."""
     raw = wkb.to_numpy(zero_copy_only=False)
-    shapes = shapely.from_wkb(raw, on_invalid="ignore")
+    try:
+        shapes = shapely.from_wkb(raw, on_invalid="ignore")
+    except NotImplementedError as error:  # shapely's word for circular strings and what is made of them
+        raise InvalidLabels(
+            f"{where} has curved geometries; make them straight: ogr2ogr -nlt CONVERT_TO_LINEAR"
+        ) from error
     present = wkb.is_valid().to_numpy(zero_copy_only=False)
     broken = present & shapely.is_missing(shapes)
     if broken.any():
@@ -356,8 +361,6 @@ def _polygons(
             "repair it: ogr2ogr -makevalid"
         )
     kinds = shapely.get_type_id(shapes)
-    if (kinds > 7).any():  # GEOS: circular strings and what is made of them
-        raise InvalidLabels(f"{where} has curved geometries; make them straight: ogr2ogr -nlt CONVERT_TO_LINEAR")
     changed = (shapely.has_z(shapes) | shapely.has_m(shapes)) & present
     for i in np.flatnonzero(kinds == 7):
         parts = shapely.get_parts(shapely.get_parts(shapes[i]))  # of a collection: polygons, also inside multi ones
@@ -454,6 +457,8 @@ class _Spill:
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows of schema ``_SPILLED``."""
+        if not len(batch):
+            return
         piece = batch.column("key").to_numpy() >> np.uint64(self._shift)
         order = np.argsort(piece, kind="stable")
         pieces, starts = np.unique(piece[order], return_index=True)

@@ -5,7 +5,9 @@ code blocks do not follow strips, are decoded once as a whole. Numbers come out 
 x 10000, 0 = nodata), whatever the baseline.
 """
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
@@ -22,7 +24,7 @@ from landpatch.catalog.bands import PatchAsset, optical_bands
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid
 from landpatch.catalog.scenes import BandAsset, OpticalScene
-from landpatch.functions.raster import open_raster
+from landpatch.functions.raster import gdal_environment, open_raster
 
 # The darkest clear pixels (0.1 percentile) tell whether 1000 was added: about 950 or more with the offset, less
 # than 700 without (the project's Sentinel notes). Bands that are dark somewhere in nearly every scene:
@@ -58,6 +60,8 @@ class _Band:
         if r0 >= r1 or c0 >= c1:
             out.fill(0)
             return
+        if self.whole is None and self.dataset.driver == "JP2OpenJPEG":
+            self.whole = self._decode()
         inside = (slice(r0 - first_row, r1 - first_row), slice(c0 - first_column, c1 - first_column))
         if (r1 - r0, c1 - c0) != out.shape:
             out.fill(0)
@@ -65,19 +69,33 @@ class _Band:
             out[inside] = self.whole[r0:r1, c0:c1]
             return
         window = Window(c0, r0, c1 - c0, r1 - r0)
-        self._read(window, out[inside])
+        self._read(self.dataset, window, out[inside])
 
-    def decode(self) -> None:
-        """Decode the whole band at once and keep it."""
-        self.whole = np.empty((self.dataset.height, self.dataset.width), np.uint16)
-        self._read(Window(0, 0, self.dataset.width, self.dataset.height), self.whole)
+    def _decode(self) -> NDArray[np.uint16]:
+        """The whole band, decoded on all cores.
 
-    def _read(self, window: Window, out: NDArray[Any]) -> None:
+        Not on GDAL's own threads: what goes wrong there is lost, and a truncated file would read as zeros. Each
+        thread opens the file for itself, since a handle is not shared.
+        """
+        whole = np.empty((self.dataset.height, self.dataset.width), np.uint16)
+        windows = [window for _, window in self.dataset.block_windows(1)]
+        threads = min(os.cpu_count() or 1, len(windows))
+
+        def decode_some(first: int) -> None:
+            with gdal_environment(), rasterio.Env(GDAL_NUM_THREADS=1), open_raster(self.asset.href) as dataset:
+                for window in windows[first::threads]:
+                    self._read(dataset, window, whole[window.toslices()])
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(decode_some, range(threads)))
+        return whole
+
+    def _read(self, dataset: rasterio.DatasetReader, window: Window, out: NDArray[Any]) -> None:
         try:
             if out.flags.c_contiguous:
-                self.dataset.read(1, window=window, out=out)
+                dataset.read(1, window=window, out=out)
             else:
-                out[...] = self.dataset.read(1, window=window, out_dtype=out.dtype)
+                out[...] = dataset.read(1, window=window, out_dtype=out.dtype)
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise UnreadableAsset(
@@ -207,8 +225,6 @@ class OpticalReader:
 
     def _strip(self, name: str, rows: range, pixels: int) -> NDArray[np.uint16]:
         band = self._bands[name]
-        if band.whole is None and band.dataset.driver == "JP2OpenJPEG":
-            band.decode()
         # One buffer a band size, used again for every strip: fresh pages cost half of the cutting.
         key = f"{pixels}"
         shape = (len(rows) * pixels, TILE_PATCHES * pixels)
@@ -220,9 +236,9 @@ class OpticalReader:
 
     def _darkest(self) -> float | None:
         """The smallest 0.1 percentile among the witness bands; None where too few clear pixels were found."""
-        seen = self._clear_pixels(self._some_windows())
-        if any(values.size < _ENOUGH_PIXELS for values in seen):  # cloud or nodata nearly everywhere
-            seen = self._clear_pixels(self._all_windows())
+        seen = self._clear_pixels(self._windows(_WITNESS_WINDOWS))
+        if any(values.size < _ENOUGH_PIXELS for values in seen):  # cloud or nodata nearly everywhere: look at all
+            seen = self._clear_pixels(self._windows(TILE_PATCHES))
         smallest = [float(np.percentile(values, 0.1)) for values in seen if values.size >= _ENOUGH_PIXELS]
         return min(smallest) if smallest else None
 
@@ -236,30 +252,21 @@ class OpticalReader:
                 values.append(sample[clear & (sample > 0)])
         return [np.concatenate(values) for values in seen.values()]
 
-    def _some_windows(self) -> Iterator[tuple[int, int]]:
-        """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers."""
-        rows, columns = self.covered
-        for i in range(_WITNESS_WINDOWS):
-            for j in range(_WITNESS_WINDOWS):
-                yield (
-                    (rows.start + len(rows) * i // _WITNESS_WINDOWS) * PATCH_METRES,
-                    (columns.start + len(columns) * j // _WITNESS_WINDOWS) * PATCH_METRES,
-                )
+    def _windows(self, most: int) -> Iterator[tuple[int, int]]:
+        """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers.
 
-    def _all_windows(self) -> Iterator[tuple[int, int]]:
-        """Corners of windows that together hold all that the scene covers."""
-        rows, columns = (
-            range(patches.start * PATCH_METRES, patches.stop * PATCH_METRES, _WITNESS_METRES)
-            for patches in self.covered
-        )
-        yield from product(rows, columns)
+        At most ``most`` along each side, and no more than fit side by side: a pixel counts once.
+        """
+        sides = []
+        for patches in self.covered:
+            step = max(len(patches) * PATCH_METRES // most // 20 * 20, _WITNESS_METRES)
+            sides.append(range(patches.start * PATCH_METRES, patches.stop * PATCH_METRES, step))
+        yield from product(*sides)
 
     def _sample(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:
         """A window of a band; of a 10 m band every other pixel, so that all have the size of the classification."""
         resolution = PATCH_METRES // band.pixels
         values = np.empty((_WITNESS_METRES // resolution,) * 2, np.uint16)
-        if band.whole is None and band.dataset.driver == "JP2OpenJPEG":
-            band.decode()
         band.read(down // resolution, right // resolution, values)
         return values[:: 20 // resolution, :: 20 // resolution]
 

@@ -7,7 +7,7 @@ backscatter is (sigma0, gamma0) stays as it was: the scene says it.
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import rasterio
@@ -107,19 +107,25 @@ _DB_PER_OCTAVE = np.float32(10 * np.log10(2))
 _OCTAVES_PER_DB = np.float32(np.log2(10) / 10)
 
 
-def to_decibel(power: NDArray[Any]) -> None:
+def to_decibel(power: Float32) -> None:
     """``10 log10(max(power, 1e-7))`` in place: contiguous float32 of any shape; NaN stays. Within 6e-6 dB."""
-    flat = power.reshape(-1)
-    _to_decibel(flat, flat.view(np.int32))
+    _to_decibel(*_flat(power))
 
 
-def to_power(decibel: NDArray[Any]) -> None:
+def to_power(decibel: Float32) -> None:
     """``10 ** (decibel / 10)`` in place: contiguous float32 of any shape; NaN stays.
 
     Within 8e-7 of the value (3e-6 dB); decibel outside -300..300 count as those.
     """
-    flat = decibel.reshape(-1)
-    _to_power(flat, flat.view(np.int32))
+    _to_power(*_flat(decibel))
+
+
+def _flat(values: Float32) -> tuple[Float32, NDArray[np.int32]]:
+    """The same memory as numbers and as bits."""
+    if values.dtype != np.float32 or not values.flags.c_contiguous:
+        raise ValueError("pixels must be contiguous float32 to be converted in place")
+    flat = values.reshape(-1)
+    return flat, flat.view(np.int32)
 
 
 @njit(cache=True, nogil=True)

@@ -3,7 +3,8 @@
 A directory with ``data.mdb``: the unnamed database, one key for each Sentinel-1 patch (``s1_name``), Sentinel-2 patch
 (``patch_id``) and reference map (``patch_id`` + ``_reference_map``), each value a safetensors blob of its bands at
 native resolution. Keys are written Sentinel-1 first, then Sentinel-2, then maps, each sorted, 512 a transaction, as
-rico-hdl (Clasen et al.) does it: the same pixels give the same file but for the map size.
+rico-hdl (Clasen et al.) does it. Up to 512 patches the same pixels give the same file but for the map size; in larger
+ones bytes differ that no page uses, so that an export gives the same file whether it was interrupted or not.
 
 The two metadata tables of the same patches lie beside ``data.mdb``.
 
@@ -161,8 +162,8 @@ class _Database:
             return lmdb.open(str(self._folder), map_size=map_size, sync=False, readahead=False)
 
     def forget(self) -> None:
-        """Open the file anew: LMDB fills what a page does not use with what it wrote before, and a file that was
-        written in two goes would differ there from one written in one.
+        """Open the file anew and forget the pages kept for use again: what they held would stay in the unused
+        bytes of the next transaction's pages, and the file would tell where its writing was interrupted.
         """
         map_size = self._env.info()["map_size"]
         self._env.close()
@@ -382,14 +383,18 @@ def _joined(handle: int, folder: Path, wanted: _Marker, *, alone: bool, trust: b
         )
     if not useful:
         try:
-            for file in folder.iterdir():
-                file.unlink()
+            _empty(folder)
             wanted.write(folder)
         except OSError as error:
             raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
     if first and not alone:
         _lock(handle, shared=True)
     return True
+
+
+def _empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
 
 
 def _lock(handle: int, *, shared: bool) -> bool:
@@ -524,11 +529,16 @@ def export_lmdb(
     wanted = _Marker(dataset.storage.url, state, subset, _boot())
     with _held(place, wanted, alone=True, trust=fused):
         folder = _partial(place)
+        # So few that they are written in one go, and begun again when that fails, are left exactly as upstream's.
+        at_once = not fused and all(source.table.num_rows <= _KEYS_A_TRANSACTION for source in sources)
+        if at_once:
+            _empty(folder)
+            wanted.write(folder)
         database = _Database(folder)
         with closing(database):
             if fused:
                 _delete_others(database, sources)
-            work = _Work(dataset.storage, database, progress or _silent, total)
+            work = _Work(dataset.storage, database, progress or _silent, total, at_once)
             for source in sources:
                 work.run(source)
             keys = len(database)
@@ -659,6 +669,7 @@ class _Work:
     database: _Database
     report: Callable[[int, int], None]
     total: int
+    at_once: bool
     done: int = 0
     written: int = 0
     problems: list[str] = field(default_factory=list)
@@ -711,7 +722,8 @@ class _Work:
                 f"{key} has other pixels in one patch than in another: two Sentinel-1 products of this name"
                 for key in different
             ]
-            self.database.forget()
+            if not self.at_once:
+                self.database.forget()
             self.written += len({key for key, _ in pairs})
         self.done += count
         self.report(self.done, self.total)
