@@ -268,16 +268,7 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
         "id": each("id", [str(scene.patch(record.x, record.y)) for record in records]),
         "geometry": pa.array(_polygons(rings), pa.binary()),
         "bbox": pa.StructArray.from_arrays(
-            [
-                pa.array(corner)
-                for corner in (
-                    rings[:, :, 0].min(axis=1),
-                    rings[:, :, 1].min(axis=1),
-                    rings[:, :, 0].max(axis=1),
-                    rings[:, :, 1].max(axis=1),
-                )
-            ],
-            fields=list(SCHEMA.field("bbox").type),
+            [pa.array(corner) for corner in _boxes(rings)], fields=list(SCHEMA.field("bbox").type)
         ),
         "links": _links(origin, [record.radar for record in records]),
         "assets": _assets(origin, records, radars, kinds),
@@ -384,12 +375,48 @@ def _label_properties(nomenclature: Nomenclature | None) -> dict[str, Any]:
     }
 
 
-def _polygons(rings: np.ndarray[Any, np.dtype[np.float64]]) -> list[bytes]:
-    """Well-known binary (little-endian) of one closed ring each; ``rings`` has shape (n, 5, 2)."""
+_Rings = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _polygons(rings: _Rings) -> list[bytes]:
+    """Well-known binary (little-endian) of one closed ring each; ``rings`` has shape (n, 5, 2).
+
+    What crosses the antimeridian becomes two polygons, one on each side (RFC 7946, 3.1.9).
+    """
     head = np.zeros(1, [("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4")])
     head["order"], head["kind"], head["rings"], head["points"] = 1, 3, 1, rings.shape[1]
     start = head.tobytes()
-    return [start + ring.tobytes() for ring in np.ascontiguousarray(rings, "<f8")]
+    polygons = [start + ring.tobytes() for ring in np.ascontiguousarray(rings, "<f8")]
+    for row in np.flatnonzero(_crossing(rings)):
+        polygons[row] = _two_polygons(rings[row])
+    return polygons
+
+
+def _boxes(rings: _Rings) -> tuple[_Rings, ...]:
+    """West, south, east, north of each ring; west > east across the antimeridian (RFC 7946, 5.2)."""
+    longitude, latitude = rings[:, :, 0], rings[:, :, 1]
+    crossing = _crossing(rings)[:, None]
+    west = np.where(crossing & (longitude < 0), 180, longitude).min(axis=1)
+    east = np.where(crossing & (longitude > 0), -180, longitude).max(axis=1)
+    return west, latitude.min(axis=1), east, latitude.max(axis=1)
+
+
+def _crossing(rings: _Rings) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rings cross the antimeridian: no patch is 180 degrees wide."""
+    return np.asarray(np.ptp(rings[:, :, 0], axis=1) > 180)
+
+
+def _two_polygons(ring: _Rings) -> bytes:
+    import shapely
+    from shapely.geometry.polygon import orient
+
+    longitude = np.where(ring[:, 0] < 0, ring[:, 0] + 360, ring[:, 0])
+    whole = shapely.Polygon(np.stack([longitude, ring[:, 1]], axis=1))
+    east = whole.intersection(shapely.box(0, -90, 180, 90))
+    west = shapely.transform(whole.intersection(shapely.box(180, -90, 360, 90)), lambda points: points - [360, 0])
+    both = shapely.MultiPolygon([orient(east), orient(west)])
+    binary: bytes = shapely.to_wkb(both, byte_order=1)
+    return binary
 
 
 def _links(origin: Origin, radars: Sequence[int | None]) -> pa.Array:
@@ -630,7 +657,7 @@ def label_item(
             "label:description": f"Land-cover source of the reference maps, nomenclature {nomenclature.name}",
             "label:tasks": ["segmentation", "classification"],
         },
-        "links": [{"rel": "collection", "href": "../collection.json", "type": "application/json"}],
+        "links": [],
         "assets": {
             "labels": {
                 "href": href,
@@ -663,6 +690,9 @@ class Summary:
         self.patches += table.num_rows
         box = table.column("bbox").combine_chunks()
         sides = [box.field(name) for name in ("xmin", "ymin", "xmax", "ymax")]
+        crossing = pc.greater(sides[0], sides[2])  # a patch on the antimeridian lies on both its sides
+        sides[0] = pc.if_else(crossing, -180.0, sides[0])
+        sides[2] = pc.if_else(crossing, 180.0, sides[2])
         found = (
             pc.min(sides[0]).as_py(),
             pc.min(sides[1]).as_py(),
@@ -749,16 +779,18 @@ def collection_document(
             }
         ],
         "extent": {"spatial": {"bbox": [bbox]}, "temporal": {"interval": [interval]}},
-        "summaries": {
-            "platform": sorted(summary.counts["platforms"]),
-            "instruments": ["msi", "c-sar"],
-            "gsd": [10.0],
-            "proj:code": sorted(summary.counts["codes"]),
-            "grid:code": [f"MGRS-{tile}" for tile in sorted(summary.counts["tiles"])],
-            "ml-aoi:split": sorted(Split(split).ml_aoi for split in summary.counts["splits"]),
-            "landpatch:split": sorted(summary.counts["splits"]),
-            "landpatch:labels": sorted(summary.counts["labels"]),
-        },
+        "summaries": _filled(
+            {
+                "platform": sorted(summary.counts["platforms"]),
+                "instruments": ["msi", "c-sar"],
+                "gsd": [10.0],
+                "proj:code": sorted(summary.counts["codes"]),
+                "grid:code": [f"MGRS-{tile}" for tile in sorted(summary.counts["tiles"])],
+                "ml-aoi:split": sorted(Split(split).ml_aoi for split in summary.counts["splits"]),
+                "landpatch:split": sorted(summary.counts["splits"]),
+                "landpatch:labels": sorted(summary.counts["labels"]),
+            }
+        ),
         "item_assets": assets,
         "renders": _renders(nomenclature),
         "assets": {
@@ -801,6 +833,11 @@ def collection_document(
     if nomenclature is not None:
         document["landpatch:nomenclature"] = nomenclature.to_document()
     return document
+
+
+def _filled(summaries: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Without the empty lists, which STAC does not allow in summaries."""
+    return {name: values for name, values in summaries.items() if values}
 
 
 def _classification(nomenclature: Nomenclature) -> dict[str, Any]:
@@ -854,6 +891,16 @@ def _renders(nomenclature: Nomenclature | None) -> dict[str, Any]:
     return renders
 
 
+def _geometry_types(collection: Mapping[str, Any] | None) -> list[str]:
+    """What GeoParquet declares; nothing (unknown) in a part. Readers take it at its word: rustac makes a
+    MultiPolygon of every Polygon where both are declared.
+    """
+    if collection is None or "extent" not in collection:
+        return []
+    west, _, east, _ = collection["extent"]["spatial"]["bbox"][0]
+    return ["MultiPolygon", "Polygon"] if (west, east) == (-180, 180) else ["Polygon"]
+
+
 def parquet_metadata(collection: Mapping[str, Any] | None) -> dict[bytes, bytes]:
     """File metadata that makes a Parquet file of SCHEMA stac-geoparquet 1.1 and GeoParquet 1.1.
 
@@ -865,7 +912,7 @@ def parquet_metadata(collection: Mapping[str, Any] | None) -> dict[bytes, bytes]
         "columns": {
             "geometry": {
                 "encoding": "WKB",
-                "geometry_types": ["Polygon"],
+                "geometry_types": _geometry_types(collection),
                 "covering": {"bbox": {side: ["bbox", side] for side in ("xmin", "ymin", "xmax", "ymax")}},
             }
         },

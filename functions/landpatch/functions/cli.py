@@ -57,6 +57,13 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="Keep a patch iff its share of pixels without a class is below this.",
             ),
             click.option(
+                "--max-nodata",
+                type=click.IntRange(0),
+                default=0,
+                show_default=True,
+                help="Pixels of 0, all bands together, that a patch may have.",
+            ),
+            click.option(
                 "--max-cloud", type=share, help="Drop patches with a larger share of cloud and shadow (SCL)."
             ),
             click.option("--max-snow", type=share, help="Drop patches with a larger share of snow (SCL)."),

@@ -49,6 +49,7 @@ class Parameters:
     """How patches are made; part of a dataset's identity: all blocks of a job share them.
 
     ``max_unlabelled``: a patch is kept iff its share of pixels without a class is below (0.25: BigEarthNet v2.0).
+    ``max_nodata``: pixels of 0, all bands together, that a patch may have (0: BigEarthNet v2.0).
     ``require_s1``: drop patches that no Sentinel-1 scene covers wholly, or keep them with Sentinel-2 alone.
     ``max_cloud`` (cloud and shadow) and ``max_snow``: shares above which patches are dropped (None: never).
     ``cloud_flag``, ``snow_flag``: shares from which the official flags stand.
@@ -56,6 +57,7 @@ class Parameters:
     """
 
     max_unlabelled: float = 0.25
+    max_nodata: int = 0
     require_s1: bool = True
     max_cloud: float | None = None
     max_snow: float | None = None
@@ -71,6 +73,8 @@ class Parameters:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise InvalidParameter(f"{name} is a share between 0 and 1, not {value}")
+        if self.max_nodata < 0:
+            raise InvalidParameter(f"max_nodata is a number of pixels, not {self.max_nodata}")
         for name, known in (
             ("compression", ("deflate", "zstd")),
             ("boa_offset", ("auto", "present", "absent")),

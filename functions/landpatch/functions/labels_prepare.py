@@ -54,12 +54,12 @@ ROW_GROUP_ROWS = 2048
 """Polygons in a row group: a tile of CLC holds about 5,000; the footer of 2.4 million stays near 1 MB."""
 ROW_GROUP_BYTES = 8 * 2**20
 """Bytes of geometry in a row group, unless one polygon alone is larger."""
-_BATCH = 4096  # features read at a time: 15 MB of CLC
+_BATCH = 1024  # features read at a time: 4 MB of CLC, of which GDAL reads several ahead
 _CURVE_BITS = 16  # of each axis: cells of 100 m over Europe
 _WIDE = 1 << 2 * _CURVE_BITS
 _WIDE_SHARE = 64  # a polygon wider than a 64th of the layer is kept apart: 100 km, a tile, in CLC
 _SPLIT_BITS = 6  # 64 files at a time; twice that, with the wide ones, stays below every system's limit of 256
-_SORT_BYTES = 64 * 2**20  # of geometry sorted in memory at once
+_SORT_BYTES = 32 * 2**20  # of geometry sorted in memory at once; a few copies of it live at a time
 _RASTER_BLOCK = 512
 _SHOWN = 8  # unknown values or columns that an error lists
 

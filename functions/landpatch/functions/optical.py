@@ -147,17 +147,17 @@ class OpticalReader:
             last_column = min(last_column, -(-(band.dataset.width - band.column) // band.pixels))
         return range(first_row, max(first_row, last_row)), range(first_column, max(first_column, last_column))
 
-    def cut(self, rows: range, asset: PatchAsset, out: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    def cut(self, rows: range, asset: PatchAsset, out: NDArray[np.uint16]) -> NDArray[np.int64]:
         """Read patch rows ``rows`` of the bands of one file kind, harmonise and cut them into patches.
 
-        ``out`` has shape (len(rows), 91, bands, px, px), uint16. Returns which patches are complete: bool,
-        (len(rows), 91), False where any pixel is 0 (nodata). Raises UnreadableAsset.
+        ``out`` has shape (len(rows), 91, bands, px, px), uint16. Returns how many pixels of each patch are 0
+        (nodata), all bands together: int64, (len(rows), 91). Raises UnreadableAsset.
         """
-        complete = np.ones((len(rows), TILE_PATCHES), bool)
+        empty = np.zeros((len(rows), TILE_PATCHES), np.int64)
         for plane, name in enumerate(asset.planes):
             strip = self._strip(name, rows, asset.pixels)
-            _cut(strip, self.scene.offset.present, out, plane, complete)
-        return complete
+            _cut(strip, self.scene.offset.present, out, plane, empty)
+        return empty
 
     def scene_classification(self, rows: range) -> NDArray[np.uint8] | None:
         """SCL of patch rows ``rows``: uint8, (len(rows) * 60, 91 * 60), 0 where there is none; None without SCL."""
@@ -279,8 +279,8 @@ class OpticalReader:
 
 
 @njit(cache=True, nogil=True)
-def _cut(strip: Any, offset: bool, out: Any, plane: int, complete: Any) -> None:  # pragma: no cover - compiled
-    """Cut one band's strip into patches, take the offset away and note nodata, in one pass over the pixels."""
+def _cut(strip: Any, offset: bool, out: Any, plane: int, empty: Any) -> None:  # pragma: no cover - compiled
+    """Cut one band's strip into patches, take the offset away and count nodata, in one pass over the pixels."""
     rows, columns, _, pixels, _ = out.shape
     for row in range(rows):
         for y in range(pixels):
@@ -288,14 +288,13 @@ def _cut(strip: Any, offset: bool, out: Any, plane: int, complete: Any) -> None:
             for column in range(columns):
                 target = out[row, column, plane, y]
                 start = column * pixels
-                empty = False
+                zeros = 0
                 for x in range(pixels):
                     value = line[start + x]
                     if value == 0:
-                        empty = True
+                        zeros += 1
                     elif offset:
                         # Signed: 0 means nodata, so that a darker pixel than the offset becomes 1.
                         value = np.uint16(max(np.int32(value) - 1000, 1))
                     target[x] = value
-                if empty:
-                    complete[row, column] = False
+                empty[row, column] += zeros

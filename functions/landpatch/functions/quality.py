@@ -25,7 +25,7 @@ class Reason(StrEnum):
     QUALITY = "QUALITY"
     """A quality indicator of the whole tile (GEOMETRIC, GENERAL, RADIOMETRIC, SENSOR) is not PASSED."""
     NODATA = "NODATA"
-    """A pixel of one of the 12 bands is 0 at its native resolution, or the scene does not cover the patch."""
+    """More pixels than allowed (none) of the 12 bands are 0 at their native resolution, or the scene ends there."""
     UNLABELLED = "UNLABELLED"
     """At least a quarter of the reference map has no class."""
     CLOUD = "CLOUD"

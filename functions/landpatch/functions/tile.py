@@ -243,10 +243,10 @@ class _Block:
         """Fill the buffer with a strip and decide which of its patches are kept."""
         shape = (len(strip), TILE_PATCHES)
         holds: dict[Reason, NDArray[np.bool_]] = {}
-        complete = np.ones(shape, bool)
+        empty = np.zeros(shape, np.int64)
         for asset in OPTICAL_ASSETS:
-            complete &= self.reader.cut(strip, asset, buffer.optical[asset.key][: len(strip)])
-        holds[Reason.NODATA] = ~complete
+            empty += self.reader.cut(strip, asset, buffer.optical[asset.key][: len(strip)])
+        holds[Reason.NODATA] = empty > self.parameters.max_nodata
         counts = self._count_labels(strip, rows)
         unlabelled = None
         if counts is not None:

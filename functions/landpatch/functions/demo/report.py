@@ -26,7 +26,7 @@ from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
 from landpatch.catalog.splits import Split
 from landpatch.catalog.store import Dataset
-from landpatch.functions.demo.pictures import map_colour, mosaic, png, radar_colour, shrunk, true_colour
+from landpatch.functions.demo.pictures import calmed, map_colour, mosaic, png, radar_colour, shrunk, true_colour
 from landpatch.functions.jobs import Ledger
 
 _MOSAIC_PATCHES = 1200  # more would take longer to read than anybody waits for a page
@@ -57,6 +57,7 @@ _COLUMNS = (
     ),
 )
 _OUTSIDE = "OUTSIDE"
+_NAMES = {"KEPT": "Kept", "NODATA": "No data", "NO_S1": "No Sentinel-1"}
 _REASONS = {
     "NODATA": "a pixel of one of the 12 bands is missing: the edge of the satellite's swath",
     "UNLABELLED": "a quarter or more of the reference map has no class",
@@ -120,13 +121,14 @@ class _Patch:
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """A scene of the ledger: what was kept and dropped, and which patch positions its files reach."""
+    """A scene of the ledger: what was kept and dropped, which patch positions its files reach, what its item says."""
 
     name: str
     kept: int
     dropped: dict[str, int]
     columns: range
     rows: range
+    description: str
 
 
 def write_report(dataset: Dataset, destination: Path, *, title: str = "landpatch", pictures: int = 12) -> Path:
@@ -182,7 +184,12 @@ def _scenes(dataset: Dataset) -> list[_Scene]:
         dropped[entry.scene].update(entry.dropped)
     found = []
     for name, item in sorted(items.items()):
-        columns, rows = _reach(dataset, SceneId.parse(name), item)
+        try:
+            document = dataset.storage.get_json(scene_item_href(item))
+        except LandpatchError:
+            document = {}  # the page then lacks what only the item tells
+        columns, rows = _reach(document, SceneId.parse(name))
+        description = str((document.get("properties") or {}).get("description") or "")
         reasons = dropped[name]
         outside = TILE_PATCHES**2 - len(columns) * len(rows)
         # The first reason that holds counts; positions that no file reaches are dropped as NODATA, unless the whole
@@ -190,25 +197,24 @@ def _scenes(dataset: Dataset) -> list[_Scene]:
         if outside and reasons["NODATA"] >= outside:
             reasons["NODATA"] -= outside
             reasons[_OUTSIDE] = outside
-        found.append(_Scene(name, kept[name], {k: v for k, v in reasons.items() if v}, columns, rows))
+        found.append(_Scene(name, kept[name], {k: v for k, v in reasons.items() if v}, columns, rows, description))
     return found
 
 
-def _reach(dataset: Dataset, scene: SceneId, item: str) -> tuple[range, range]:
+def _reach(item: dict[str, Any], scene: SceneId) -> tuple[range, range]:
     """Columns and rows of the patches that lie wholly within the scene's files; the whole tile if nothing tells."""
     whole = range(TILE_PATCHES)
     try:
-        assets = dataset.storage.get_json(scene_item_href(item))["assets"].values()
         shape, transform = next(
             (asset["proj:shape"], asset["proj:transform"])
-            for asset in assets
+            for asset in item["assets"].values()
             if "proj:shape" in asset and asset.get("proj:transform", [0])[0] == 10
         )
         grid = TileGrid.from_tile(scene.tile)
         west, north = (transform[2] - grid.ulx) / PATCH_METRES, (grid.uly - transform[5]) / PATCH_METRES
         east, south = west + shape[1] * 10 / PATCH_METRES, north + shape[0] * 10 / PATCH_METRES
         columns, rows = (range(math.ceil(a), math.floor(b)) for a, b in ((west, east), (north, south)))
-    except (LandpatchError, LookupError, TypeError, ValueError, StopIteration):
+    except (LookupError, TypeError, ValueError, StopIteration):
         return whole, whole
     return tuple(range(max(r.start, 0), min(r.stop, TILE_PATCHES)) for r in (columns, rows))  # type: ignore[return-value]
 
@@ -246,7 +252,7 @@ def _varied(patches: Sequence[_Patch], count: int) -> list[_Patch]:
         rest.remove(best)
         chosen.append(best)
         shown.update([*best.labels, best.split, best.scene, *best.flags])
-    return sorted(chosen, key=lambda patch: patch.id)
+    return sorted(chosen, key=lambda patch: (bool(patch.flags), patch.id))
 
 
 # --- the page ----------------------------------------------------------------------------------------------------
@@ -289,11 +295,17 @@ def _header(
         facts.append((str(len(labels)), f"of {len(nomenclature.classes)} classes, {each:.1f} a patch"))
     facts.append((f"{sum(patch.bytes for patch in patches) / 1e6:.0f} MB", "in cloud-optimised GeoTIFFs"))
     cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for value, what in facts)
+    told = " ".join(sorted({scene.description for scene in scenes} - {""}))
+    note = f"<p class=note>The scenes say of themselves: {escape(told)}</p>" if told else ""
     return (
         f"<header><h1>{escape(title)}</h1><p class=lead>Sentinel-1 and Sentinel-2 patches"
         f"{' with land-cover labels' if nomenclature else ''}, sensed {_dates(patches)}, in the manner of "
-        f"BigEarthNet v2.0.</p><dl class=facts>{cells}</dl></header>"
+        f"BigEarthNet v2.0.</p>{note}<dl class=facts>{cells}</dl></header>"
     )
+
+
+def _reason(name: str) -> str:
+    return _NAMES.get(name, name.replace("_", " ").capitalize())
 
 
 def _kept_and_dropped(kept: int, dropped: dict[str, int]) -> str:
@@ -306,21 +318,22 @@ def _kept_and_dropped(kept: int, dropped: dict[str, int]) -> str:
         if count
     )
     rows = "".join(
-        f'<tr><td><i class="dot k{min(index, 6)}"></i>{escape(name.replace("_", " ").capitalize())}'
+        f'<tr><td><i class="dot k{min(index, 6)}"></i>{escape(_reason(name))}'
         f"<td class=n>{_number(count)}<td class=n>{_share(count, whole)}<td>{escape(what)}"
         for index, (name, count, what) in enumerate(parts)
     )
     outside = dropped.get(_OUTSIDE, 0)
     note = (
-        f"<p class=note>Not counted here: {_number(outside)} {_REASONS[_OUTSIDE]} (the ledger has them as NODATA).</p>"
+        f"<p class=note>Not counted here: {_number(outside)} {_REASONS[_OUTSIDE]} "
+        "(the ledger has them as NODATA).</p>"
         if outside
         else ""
     )
     return (
         "<section><h2>Kept and dropped</h2>"
         f'<div class=bar role=img aria-label="{kept:,} of {whole:,} patches kept">{bar}</div>'
-        "<div class=scroll><table><thead><tr><th>What<th class=n>Patches<th class=n>Share<th>Why</thead>"
-        f"<tbody>{rows}</tbody></table></div>{note}</section>"
+        "<div class=scroll><table class=reasons><thead><tr><th>What<th class=n>Patches<th class=n>Share"
+        f"<th>Why</thead><tbody>{rows}</tbody></table></div>{note}</section>"
     )
 
 
@@ -330,7 +343,7 @@ def _gallery(dataset: Dataset, patches: Sequence[_Patch], nomenclature: Nomencla
     cards = "".join(_card(dataset, patch, nomenclature) for patch in patches)
     return (
         "<section><h2>Some of the patches</h2><p>Each is 1200 m wide, 120 pixels of 10 m. Sentinel-1 is shown with "
-        "VV in red, VH in green and the difference of the two in blue. "
+        "VV in red, VH in green and the difference of the two in blue, averaged over 3 x 3 pixels for the eye. "
         f"{'Beside each label stands its colour in the reference map.' if nomenclature else ''}</p>"
         f"<div class=cards>{cards}</div></section>"
     )
@@ -339,7 +352,7 @@ def _gallery(dataset: Dataset, patches: Sequence[_Patch], nomenclature: Nomencla
 def _card(dataset: Dataset, patch: _Patch, nomenclature: Nomenclature | None) -> str:
     figures = [("True colour", true_colour(_planes(dataset, patch, S2_10M)))]
     if S1.key in patch.hrefs:
-        figures.append(("Sentinel-1", radar_colour(_planes(dataset, patch, S1))))
+        figures.append(("Sentinel-1", radar_colour(calmed(_planes(dataset, patch, S1)))))
     chips = "".join(f"<li>{escape(label)}" for label in patch.labels)
     if nomenclature is not None and REFERENCE_MAP.key in patch.hrefs:
         codes = _planes(dataset, patch, REFERENCE_MAP)[0]
@@ -434,8 +447,8 @@ def _places(
     rest = f"<p class=note>{_number(more)} more tiles are not shown.</p>" if more > 0 else ""
     return (
         "<section><h2>Where they lie</h2><p>A patch's split follows from its position in its tile alone, in three "
-        "concentric areas, so that the same ground is never in two splits of one tile; the small square shows the "
-        f"whole tile of {TILE_PATCHES} x {TILE_PATCHES} positions.</p>{''.join(blocks)}{rest}</section>"
+        f"concentric areas of its {TILE_PATCHES} x {TILE_PATCHES} positions, so that the same ground is never in two "
+        f"splits of one tile.</p>{''.join(blocks)}{rest}</section>"
     )
 
 
@@ -453,9 +466,10 @@ def _split_map(patches: Sequence[_Patch], columns: range, rows: range) -> str:
     drawn = "".join(f'<path class="{split}" d="{"".join(path)}"/>' for split, path in sorted(paths.items()))
     width, height = len(columns), len(rows)
     return (
-        f'<figure class=map><svg viewBox="0 0 {width} {height}" role=img aria-label="Split of each patch">{drawn}</svg>'
-        f"{_whole_tile(columns, rows)}<figcaption>Split by position: x {columns.start} to {columns.stop - 1}, "
-        f"y {rows.start} to {rows.stop - 1}</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {width} {height}" role=img aria-label="Split of each patch">'
+        f"{drawn}</svg>"
+        f"<figcaption>{_whole_tile(columns, rows)}Split by position: x {columns.start} to {columns.stop - 1}, "
+        f"y {rows.start} to {rows.stop - 1}; the small square is the whole tile</figcaption></figure>"
     )
 
 
@@ -534,8 +548,8 @@ def _classes(patches: Sequence[_Patch], nomenclature: Nomenclature | None) -> st
     foot = "".join(f"<td class=n>{_number(splits[split])}" for split in _SPLITS)
     return (
         "<section><h2>Classes</h2><p>Patches in which a class has at least one pixel; a patch has several.</p>"
-        f"<div class=scroll><table class=classes><thead><tr><th>Class<th class=bars><th class=n>Patches{heads}</thead>"
-        f"<tbody>{''.join(rows)}</tbody><tfoot><tr><th scope=row>All patches<td class=bars>"
+        "<div class=scroll><table class=classes><thead><tr><th>Class<th class=bars><th class=n>Patches"
+        f"{heads}</thead><tbody>{''.join(rows)}</tbody><tfoot><tr><th scope=row>All patches<td class=bars>"
         f"<td class=n>{_number(len(patches))}{foot}</tfoot></table></div>{note}</section>"
     )
 
@@ -548,7 +562,7 @@ def _scene_table(scenes: Sequence[_Scene]) -> str:
         + (
             escape(
                 ", ".join(
-                    f"{_number(count)} {reason.replace('_', ' ').lower().replace('no s1', 'no S1')}"
+                    f"{_reason(reason)} {_number(count)}"
                     for reason, count in scene.dropped.items()
                     if reason != _OUTSIDE
                 )
