@@ -72,9 +72,9 @@ class Patch:
         return planes
 
 
-def write_dataset(url: str, patches: Sequence[Patch]) -> Dataset:
+def write_dataset(place: str | Storage, patches: Sequence[Patch]) -> Dataset:
     """A dataset of these patches, with all its files, items and collection."""
-    storage = Storage.open(url, create=True)
+    storage = Storage.open(place, create=True) if isinstance(place, str) else place
     tables = [
         _write_scene(storage, scene, [patch for patch in patches if patch.scene == scene])
         for scene in sorted({patch.scene for patch in patches})
@@ -88,7 +88,7 @@ def write_dataset(url: str, patches: Sequence[Patch]) -> Dataset:
     target = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(parquet_metadata(collection)), target, compression="zstd")
     storage.put(ITEMS, target.getvalue())
-    return Dataset.open(url)
+    return Dataset(storage)
 
 
 def _write_scene(storage: Storage, name: str, patches: Sequence[Patch]) -> pa.Table:

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from small_dataset import Patch, write_dataset
-from small_scenes import SmallScene
 
 from landpatch.catalog.errors import LandpatchError, StorageError
 from landpatch.catalog.nomenclature import clc2018
 from landpatch.catalog.store import Dataset, Storage
-from landpatch.functions.build import ScenePair, build
+from landpatch.functions.building import ScenePair, build
 from landpatch.functions.demo.pictures import calmed, map_colour, mosaic, radar_colour, shrunk, true_colour
 from landpatch.functions.demo.report import write_report
 from landpatch.functions.jobs import Parameters
 from landpatch.functions.sources import read_scene
+from small_dataset import Patch, write_dataset
+from small_scenes import SmallScene
 
 # x <= 12 or y <= 12: train; 13..22: validation; 23..68: test (BigEarthNet v2.0).
 PATCHES = [
@@ -135,14 +135,14 @@ def test_pictures_show_the_pixels_of_the_patches(dataset: Dataset, page: Page) -
     assert {patch.x <= 12 for patch in patches} == {True, False}, "more than one split is shown"
     colours = {code.code: code.colour for code in clc2018().codes}
     for patch, picture, true in zip(
-        patches, page.images("Reference map of"), page.images("True colour of"), strict=True
+        patches, page.images("Reference map of S2A"), page.images("True colour of S2A"), strict=True
     ):
         codes = patch.pixels()["reference_map"][0]
         for code in (211, 231):
             assert (picture[codes == code] == colours[code]).all()
         assert picture[codes == 999].std() == 0
         np.testing.assert_array_equal(true, true_colour(patch.pixels()["S2_10m"]))
-    assert len(page.images("Sentinel-1 of")) == sum(patch.radar is not None for patch in patches)
+    assert len(page.images("Sentinel-1 of S2A")) == sum(patch.radar is not None for patch in patches)
 
 
 def test_a_patch_without_radar_and_labels_has_one_picture(tmp_path: Path) -> None:

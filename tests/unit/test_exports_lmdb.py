@@ -33,7 +33,7 @@ from landpatch.catalog.exports.lmdb import (
     LmdbWriter,
     export_lmdb,
 )
-from landpatch.catalog.store import Dataset
+from landpatch.catalog.store import Dataset, Storage
 from small_dataset import RADAR, SCENE, Patch, write_dataset
 
 LATER = "S2B_MSIL2A_20170620T101029_N9999_R022_T33UUP"
@@ -210,6 +210,13 @@ def test_twice_gives_the_same_bytes_and_again_writes_nothing(dataset: Dataset, t
     assert not (tmp_path / "one.lmdb.partial").exists()
 
 
+def test_storage_that_is_no_folder_gives_the_same_file(dataset: Dataset, tmp_path: Path) -> None:
+    export_lmdb(dataset, tmp_path / "out.lmdb")
+    export_lmdb(write_dataset(Storage.open("memory://"), PATCHES), tmp_path / "memory.lmdb")
+    files = [(tmp_path / name / "data.mdb").read_bytes() for name in ("out.lmdb", "memory.lmdb")]
+    assert files[0] == files[1]
+
+
 def test_patches_without_sentinel_1_or_map_have_no_such_keys(tmp_path: Path) -> None:
     patches = [Patch(1, 1), Patch(1, 2, radar=None), Patch(1, 3, labelled=False)]
     result = export_lmdb(write_dataset(str(tmp_path / "dataset"), patches), tmp_path / "out.lmdb")
@@ -328,7 +335,7 @@ def test_it_goes_to_local_folders_only(dataset: Dataset) -> None:
 KILLED = """
     import os, random, signal, sys, threading
     from landpatch.catalog.exports import lmdb as module
-    from landpatch.catalog.store import Dataset
+    from landpatch.catalog.store import Dataset, Storage
 
     source, place, after, seed = sys.argv[1:]
     module._KEYS_A_TRANSACTION = 2

@@ -334,11 +334,21 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         if asked:
             self.send_header("Content-Range", f"bytes {start}-{start + len(body) - 1}/{len(data)}")
+        self.send_header("ETag", '"1"')
         self.send_header("Last-Modified", "Wed, 13 Jun 2018 10:10:31 GMT")
         self.end_headers()
         if self.command == "GET":
             self.server.asked.append((path.name, start, start + len(body)))
             self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        path = self.server.folder / self.path.lstrip("/").partition("?")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent."""
@@ -415,6 +425,27 @@ def test_storage_that_fails_meanwhile_may_be_tried_again(continent: Server) -> N
         continent.refuses = False
     assert UnreadableAsset.retryable
     assert (labels.reference_map(TILE, range(0, 1)) != UNLABELLED).all()
+
+
+def test_labels_on_s3(continent: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{continent.server_port}"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", "eu-central-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    prepare_labels(continent.folder / "source.gpkg", "s3://bucket/labels/europe.parquet")
+    there = continent.folder / "bucket/labels/europe.parquet"
+    assert there.read_bytes() == (continent.folder / "labels.parquet").read_bytes()
+    labels = open_labels("s3://bucket/labels/europe.parquet")
+    expected = open_labels(continent.folder / "labels.parquet").reference_map(TILE, range(9, 10))
+    np.testing.assert_array_equal(labels.reference_map(TILE, range(9, 10)), expected)
+
+    prepare_labels(continent.folder / "grid.tif", "s3://bucket/labels/grid.tif")
+    expected = open_labels(continent.folder / "raster.tif").reference_map(TILE, range(9, 10))
+    raster = open_labels("s3://bucket/labels/grid.tif")
+    np.testing.assert_array_equal(raster.reference_map(TILE, range(9, 10)), expected)
 
 
 def test_missing_labels_on_a_server(continent: Server) -> None:

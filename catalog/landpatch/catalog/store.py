@@ -4,6 +4,7 @@ All access goes through obstore. A write is atomic on every kind of storage: a r
 one or none, never a part.
 """
 
+import io
 import os
 import re
 import shutil
@@ -177,19 +178,27 @@ class Storage:
     def open_parquet(self, path: str) -> pq.ParquetFile:
         """The object as an open Parquet file; only what is asked for is read. Raises InvalidDataset."""
         with self._explained("read", path):
-            if self.folder is not None:
-                source: Any = str(self.folder / path)
-            else:
-                source = pa.PythonFile(obstore.open_reader(self._store, path), mode="r")
+            source = str(self.folder / path) if self.folder is not None else _RemoteFile(self, path)
             try:
-                return pq.ParquetFile(source)
-            except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+                return pq.ParquetFile(source, pre_buffer=self.folder is None)
+            except (pa.ArrowException, OSError) as error:
                 if isinstance(error, FileNotFoundError):
                     raise
+                reason = " ".join(str(error).split())
                 raise InvalidDataset(
-                    f"{self.url}/{path} is no readable Parquet file ({error}); restore it, or delete it and run "
+                    f"{self.url}/{path} is no readable Parquet file ({reason}); restore it, or delete it and run "
                     "`landpatch build` again: parts that are still there are not built anew"
                 ) from error
+
+    def size(self, path: str) -> int:
+        """Bytes of the object."""
+        with self._explained("read", path):
+            return int(obstore.head(self._store, path)["size"])
+
+    def get_range(self, path: str, start: int, end: int) -> bytes:
+        """Bytes ``start`` up to but not including ``end`` of the object."""
+        with self._explained("read", path):
+            return bytes(obstore.get_range(self._store, path, start=start, end=end))
 
     def free_bytes(self) -> int | None:
         """Bytes free on a local root's disk; None elsewhere."""
@@ -197,14 +206,47 @@ class Storage:
 
     @contextmanager
     def _explained(self, verb: str, path: str) -> Iterator[None]:
+        parts = path.rstrip("/" if verb == "list" else "").split("/")
+        if path and not {"", ".", ".."}.isdisjoint(parts):  # paths come from items, which may be anybody's
+            raise StorageError(f"cannot {verb} {self.url}/{path}: the path does not lie below the root")
         try:
             yield
         except FileNotFoundError as error:
             if verb != "write":
                 raise NotFound(f"{self.url}/{path} is not there") from error
             raise StorageError(f"cannot write {self.url}/{path}: {_reason(error)}") from error
-        except (BaseError, OSError, NotImplementedError, ValueError) as error:  # ValueError: ".." in a path
+        except (BaseError, OSError, NotImplementedError) as error:
             raise StorageError(f"cannot {verb} {self.url}/{path}: {_reason(error)}") from error
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object as the file that Arrow wants: only the ranges that are asked for are fetched."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage, self._path, self._place = storage, path, 0
+        self._size = storage.size(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._place = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        return self._place
+
+    def read(self, size: int | None = -1) -> bytes:
+        left = self._size - self._place
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted <= 0:
+            return b""
+        data = self._storage.get_range(self._path, self._place, self._place + wanted)
+        self._place += len(data)
+        return data
 
 
 def json_bytes(document: Any) -> bytes:
@@ -245,8 +287,9 @@ class Dataset:
         file = self.storage.open_parquet(ITEMS)
         try:
             return file.read(columns=None if columns is None else list(columns))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise InvalidDataset(f"{self.storage.url}/{ITEMS} is damaged: {error}") from error
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise InvalidDataset(f"{self.storage.url}/{ITEMS} is damaged: {reason}; restore it") from error
 
     def collection(self) -> dict[str, Any]:
         """``collection.json``."""

@@ -144,7 +144,7 @@ class Job:
                 Parameters(**document["parameters"]),
                 tuple(Block(*span) for span in document["blocks"]),
             )
-        except (KeyError, TypeError, InvalidParameter) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidDataset(f"not a job of this version of landpatch: {error!r}") from error
 
 
@@ -233,7 +233,11 @@ class Ledger:
         """All jobs, by scene."""
         for path in self.storage.list("jobs"):
             if path.endswith("/job.json"):
-                yield Job.from_document(self.storage.get_json(path))
+                document = self.storage.get_json(path)
+                try:
+                    yield Job.from_document(document)
+                except InvalidDataset as error:
+                    raise InvalidDataset(f"{self.storage.url}/{path}: {error}") from error
 
     def entry(self, scene: SceneId, block: Block) -> Entry:
         """A block's entry; PENDING where nobody has begun."""
@@ -241,7 +245,7 @@ class Ledger:
             return Entry.from_document(self.storage.get_json(_entry_path(scene, block)))
         except NotFound:
             return Entry(str(scene), block.name)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InvalidDataset(
                 f"{self.storage.url}/{_entry_path(scene, block)} is damaged ({error!r}); delete it and build again"
             ) from error
@@ -301,12 +305,12 @@ class Ledger:
     def _is_dead(self, scene: SceneId, block: Block, number: int) -> bool:
         try:
             lease = self.storage.get_json(_claim_path(Claim(scene, block, number)))
-        except (NotFound, InvalidDataset):
+            if datetime.fromisoformat(lease["until"]) < datetime.now(UTC):
+                return True
+            # On the same machine there is no need to wait for the lease of a process that is gone.
+            return bool(lease["host"] == _host() and not _alive(lease["pid"], lease["born"]))
+        except (NotFound, InvalidDataset, KeyError, TypeError, ValueError):  # damaged: nobody can be asked
             return True
-        if datetime.fromisoformat(lease["until"]) < datetime.now(UTC):
-            return True
-        # On the same machine there is no need to wait for the lease of a process that is gone.
-        return bool(lease["host"] == _host() and not _alive(lease["pid"], lease["born"]))
 
 
 def _job_path(scene: SceneId) -> str:

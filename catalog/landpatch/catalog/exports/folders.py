@@ -12,7 +12,7 @@ the better form of anything large.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -148,23 +148,24 @@ def _patches(dataset: Dataset) -> Iterator["_Patch"]:
     """All patches, scene by scene: the items are sorted by id, and ids begin with the scene."""
     columns = ["id", "landpatch:scene", "landpatch:s1_name", "proj:code"]
     columns += asset_columns(PATCH_ASSETS, "href", "file:checksum", "proj:transform")
-    file = dataset.storage.open_parquet(ITEMS)
-    for batch in file.iter_batches(batch_size=1024, columns=columns):
-        rows = pa.Table.from_batches([batch])
-        ids = rows.column("id").to_pylist()
-        files: list[dict[PatchAsset, PatchFile]] = [{} for _ in ids]
-        corners = [(0, 0)] * len(ids)
-        for asset in PATCH_ASSETS:
-            fields = (
-                asset_field(rows, asset, name).to_pylist() for name in ("href", "file:checksum", "proj:transform")
-            )
-            for number, (href, checksum, transform) in enumerate(zip(*fields, strict=True)):
-                if href is not None:
-                    files[number][asset] = PatchFile(ids[number], asset, href, checksum)
-                    corners[number] = (int(transform[2]), int(transform[5]))
-        others = (rows.column(name).to_pylist() for name in columns[1:4])
-        for patch_id, scene, s1_name, code, corner, found in zip(ids, *others, corners, files, strict=True):
-            yield _Patch(patch_id, scene, s1_name, int(code.removeprefix("EPSG:")), corner, found)
+    with dataset.storage.open_parquet(ITEMS) as file:
+        for batch in file.iter_batches(batch_size=1024, columns=columns):
+            yield from _batch_patches(pa.Table.from_batches([batch]), columns[1:4])
+
+
+def _batch_patches(rows: pa.Table, others: Sequence[str]) -> Iterator["_Patch"]:
+    ids = rows.column("id").to_pylist()
+    files: list[dict[PatchAsset, PatchFile]] = [{} for _ in ids]
+    corners = [(0, 0)] * len(ids)
+    for asset in PATCH_ASSETS:
+        fields = (asset_field(rows, asset, name).to_pylist() for name in ("href", "file:checksum", "proj:transform"))
+        for number, (href, checksum, transform) in enumerate(zip(*fields, strict=True)):
+            if href is not None:
+                files[number][asset] = PatchFile(ids[number], asset, href, checksum)
+                corners[number] = (int(transform[2]), int(transform[5]))
+    more = (rows.column(name).to_pylist() for name in others)
+    for patch_id, scene, s1_name, code, corner, found in zip(ids, *more, corners, files, strict=True):
+        yield _Patch(patch_id, scene, s1_name, int(code.removeprefix("EPSG:")), corner, found)
 
 
 @dataclass(frozen=True, slots=True)

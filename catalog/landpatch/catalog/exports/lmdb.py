@@ -246,7 +246,8 @@ class _Database:
             yield
         except lmdb.Error as error:
             reason = str(error)
-            if "No space left" in reason:
+            # A write that fits in part is an input/output error to LMDB.
+            if "No space left" in reason or shutil.disk_usage(self._folder).free < 2**20:
                 reason = "the disk is full; free some space and run the same command again"
             raise StorageError(f"cannot write {self._folder / _DATA}: {reason}") from error
 
@@ -414,10 +415,10 @@ def _lock(handle: int, *, shared: bool) -> bool:
 class LmdbWriter:
     """Takes the arrays of patches while they are built, and writes them to the file that grows for ``path``.
 
-    ``dataset`` is the URL of the dataset being built. Several threads may put patches into one writer, and several
-    processes may each have a writer for the same path; in one process there can be only one at a time. Patches that
-    are put again are replaced. The file gets to its place by ``export_lmdb(..., fused=True)`` once the dataset is
-    complete. Raises DatasetConflict if another dataset is being written there, StorageError.
+    ``dataset`` is the URL of the dataset being built, as its Storage gives it. Several threads may put patches into
+    one writer, and several processes may each have a writer for the same path; in one process there can be only one
+    at a time. Patches that are put again are replaced. The file gets to its place by ``export_lmdb(..., fused=True)``
+    once the dataset is complete. Raises DatasetConflict if another dataset is being written there, StorageError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, dataset: str) -> None:
@@ -513,7 +514,8 @@ def export_lmdb(
     The same dataset gives the same bytes. An export that was interrupted goes on where it stopped; one that is there
     and up to date is left as it is; one of an older state of the same dataset is replaced when the new one is
     complete. ``fused``: the build that has just ended filled the file with a LmdbWriter; what is there is taken as it
-    is and only what is missing is read from patch files, else all of it is. ``progress`` gets (keys done, all keys).
+    is and only what is missing is read from patch files, else all of it is. Keys and values are the same then, but
+    where they lie in the file depends on the order of the build. ``progress`` gets (keys done, all keys).
 
     Raises InvalidDataset after everything else was written if files are missing or damaged, naming them;
     DatasetConflict if something else lies at ``path``; InvalidParameter, StorageError.

@@ -5,6 +5,7 @@ content security policy forbids the browser to load anything else.
 """
 
 import math
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -579,10 +580,11 @@ def _scene_table(scenes: Sequence[_Scene]) -> str:
 
 def _go_on(dataset: Dataset, patches: Sequence[_Patch]) -> str:
     url = dataset.storage.url
+    word = shlex.quote(url)
     commands = [
-        ("What is done, dropped and failed, and why", f"landpatch status {url}"),
-        ("LMDB for training, as BigEarthNet v2.0's readers open it", f"landpatch export lmdb {url} patches.lmdb"),
-        ("The official folder tree, one file a band", f"landpatch export folders {url} BigEarthNet"),
+        ("What is done, dropped and failed, and why", f"landpatch status {word}"),
+        ("LMDB for training, as BigEarthNet v2.0's readers open it", f"landpatch export lmdb {word} patches.lmdb"),
+        ("The official folder tree, one file a band", f"landpatch export folders {word} BigEarthNet"),
         (
             "The catalogue in DuckDB",
             f"SELECT id, \"landpatch:labels\" FROM '{url}/items.parquet' WHERE \"landpatch:split\" = 'test';",
@@ -595,6 +597,7 @@ def _go_on(dataset: Dataset, patches: Sequence[_Patch]) -> str:
         ),
     ]
     if patches and S2_10M.key in patches[0].hrefs:
-        commands.insert(3, ("One patch, all its 10 m bands", f"rio info {url}/{patches[0].hrefs[S2_10M.key]}"))
+        href = shlex.quote(f"{url}/{patches[0].hrefs[S2_10M.key]}")
+        commands.insert(3, ("One patch's 10 m bands, as any program sees them", f"rio info {href}"))
     steps = "".join(f"<dt>{escape(what)}<dd><pre>{escape(command)}</pre>" for what, command in commands)
     return f"<section><h2>How to go on</h2><dl class=steps>{steps}</dl></section>"
