@@ -70,6 +70,7 @@ shares = st.floats(0, 1)
 parameters = st.builds(
     Parameters,
     max_unlabelled=shares,
+    max_nodata=st.integers(0, 10**6),
     require_s1=st.booleans(),
     max_cloud=st.none() | shares,
     max_snow=st.none() | shares,
@@ -112,6 +113,7 @@ def test_a_job_survives_its_file(
     [
         ("max_unlabelled", 1.01),
         ("max_cloud", -0.1),
+        ("max_nodata", -1),
         ("max_snow", float("nan")),
         ("cloud_flag", 5),
         ("snow_flag", float("inf")),
@@ -304,7 +306,7 @@ sys.stdin.read()
 
 
 def claiming(folder: Path, rows: int) -> "subprocess.Popen[str]":
-    """A process that claims a tile's blocks when it is sent a line, says which it got, and lives until its input ends."""
+    """A process that claims a tile's blocks when it is sent a line and lives until its input ends."""
     program = [sys.executable, "-c", CLAIMING, str(folder), str(SCENE), str(rows)]
     worker = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert worker.stdout is not None

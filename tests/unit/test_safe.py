@@ -129,8 +129,8 @@ def read_patches(folder: Path, scene: SmallScene) -> dict[str, np.ndarray]:
     with OpticalReader(optical_scene(read_scene(str(folder))), TileGrid.from_tile("33UUP")) as reader:
         for asset in OPTICAL_ASSETS:
             out = np.empty((scene.ny, 91, len(asset.planes), asset.pixels, asset.pixels), np.uint16)
-            complete = reader.cut(range(scene.y0, scene.y0 + scene.ny), asset, out)
-            assert complete.sum() == scene.nx * scene.ny
+            empty = reader.cut(range(scene.y0, scene.y0 + scene.ny), asset, out)
+            assert (empty == 0).sum() == scene.nx * scene.ny
             for plane, name in enumerate(asset.planes):
                 planes[name] = out[:, scene.x0 : scene.x0 + scene.nx, plane]
         reader.verify_offset()

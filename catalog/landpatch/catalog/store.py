@@ -92,6 +92,9 @@ class Storage:
     def get(self, path: str) -> bytes:
         """The whole object."""
         with self._explained("read", path):
+            # A third of the CPU time of obstore's read; obstore refuses what would leave the root.
+            if self.folder is not None and ".." not in path.split("/") and not path.startswith("/"):
+                return (self.folder / path).read_bytes()
             return bytes(obstore.get(self._store, path).bytes())
 
     def get_many(self, paths: Iterable[str]) -> Iterator[bytes]:
@@ -112,6 +115,16 @@ class Storage:
         """Write the object, over what was there."""
         with self._explained("write", path):
             obstore.put(self._store, path, data, use_multipart=False)
+
+    def put_changed(self, path: str, data: bytes) -> bool:
+        """Write the object unless it holds exactly ``data`` already; whether it was written."""
+        try:
+            if self.get(path) == data:
+                return False
+        except NotFound:
+            pass
+        self.put(path, data)
+        return True
 
     def put_file(self, path: str, source: Path) -> None:
         """Write a local file's content, in parts where it is large."""

@@ -218,14 +218,4 @@ def _record(storage: Storage, job: Job, pair: ScenePair, labels: Labels | None) 
             job.label_item, labels.name, labels.href, labels.bounds, labels.nomenclature
         )
     for item_id, document in documents.items():
-        _put_if_different(storage, scene_item_href(item_id), document)
-
-
-def _put_if_different(storage: Storage, path: str, document: Any) -> None:
-    data = json_bytes(document)
-    try:
-        if storage.get(path) == data:
-            return
-    except NotFound:
-        pass
-    storage.put(path, data)
+        storage.put_changed(scene_item_href(item_id), json_bytes(document))

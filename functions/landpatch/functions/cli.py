@@ -348,7 +348,7 @@ def _finish_lmdb(dataset: str, path: str | None) -> None:
     from landpatch.functions.console import counting, say
 
     with counting("Completing the LMDB") as progress:
-        result = export_lmdb(Dataset.open(dataset), path, progress=progress)
+        result = export_lmdb(Dataset.open(dataset), path, progress=progress, fused=True)
     say(f"{result.patches:,} patches, {result.bytes / 1e6:,.1f} MB in {path}")
 
 

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -24,6 +25,8 @@ from landpatch.functions.demo.noise import cell, fractal, hashed, noise, ramp, u
 _PATTERNS = ("water", "parcels", "canopy", "town", "works", "open")
 _WATER, _PARCELS, _CANOPY, _TOWN, _WORKS, _OPEN = range(6)
 _MOST = 10  # surfaces of one cover
+# rasterio silences a warning of its own through `warnings.catch_warnings`, which threads must not do at once.
+_RASTERIZING = Lock()
 _ROAD_WIDTHS = {1: 9.0, 2: 22.0, 3: 60.0}  # metres: a lane with its verges, a main road, a runway
 
 
@@ -145,9 +148,10 @@ def _paved(land: Landscape, west: float, north: float, shape: tuple[int, int]) -
             drawn.append((line.buffer(_ROAD_WIDTHS[road.kind] / 2, cap_style="flat"), road.kind))
     if not drawn:
         return np.zeros(shape, np.uint8)
-    paved: NDArray[np.uint8] = rasterio.features.rasterize(
-        drawn, shape, transform=Affine(10, 0, west, 0, -10, north), dtype="uint8", all_touched=False
-    )
+    with _RASTERIZING:
+        paved: NDArray[np.uint8] = rasterio.features.rasterize(
+            drawn, shape, transform=Affine(10, 0, west, 0, -10, north), dtype="uint8", all_touched=False
+        )
     return paved
 
 

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from landpatch.catalog.bands import REFERENCE_MAP, S1, S2_10M, PatchAsset
 from landpatch.catalog.cogs import read_planes
-from landpatch.catalog.errors import LandpatchError, StorageError
+from landpatch.catalog.errors import LandpatchError
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.items import scene_item_href
 from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
 from landpatch.catalog.splits import Split
-from landpatch.catalog.store import Dataset
+from landpatch.catalog.store import Dataset, Storage
 from landpatch.functions.demo.pictures import calmed, map_colour, mosaic, png, radar_colour, shrunk, true_colour
 from landpatch.functions.jobs import Ledger
 
@@ -163,11 +163,7 @@ def write_report(dataset: Dataset, destination: Path, *, title: str = "landpatch
         + "\n".join(section for section in sections if section)
         + "\n</main>\n</body>\n</html>\n"
     )
-    try:
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        destination.write_text(page, "utf-8")
-    except OSError as error:
-        raise StorageError(f"the page {destination} cannot be written: {error}") from error
+    Storage.open(destination.parent, create=True).put_changed(destination.name, page.encode())
     return destination
 
 

@@ -3,17 +3,15 @@
 import shutil
 from pathlib import Path
 
-from landpatch.functions.demo.report import write_report
-
+from landpatch.catalog.errors import UnreadableAsset
 from landpatch.catalog.exports.lmdb import export_lmdb
 from landpatch.catalog.store import Dataset
 from landpatch.functions.building import BuildResult, ScenePair, build
 from landpatch.functions.console import BuildDisplay, counting, say
+from landpatch.functions.demo.report import write_report
 from landpatch.functions.demo.world import World, make_world
 from landpatch.functions.labels_prepare import prepare_labels
 from landpatch.functions.sources import read_scene
-
-_COMPLETE = "world.complete"
 
 
 def run_demo(destination: Path, *, workers: int | None = None) -> Path:
@@ -62,11 +60,9 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _world(folder: Path) -> World:
     """The generated world; one that was interrupted is generated anew."""
-    marker = folder / _COMPLETE
-    if marker.exists():
+    try:
         return World.load(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    except UnreadableAsset:
+        shutil.rmtree(folder, ignore_errors=True)
     with counting("Generating a small world") as progress:
-        world = make_world(folder, progress=progress)
-    marker.touch()
-    return world
+        return make_world(folder, progress=progress)

@@ -131,7 +131,7 @@ def _work(
         if lmdb is not None:
             from landpatch.catalog.exports.lmdb import LmdbWriter
 
-            sink = stack.enter_context(LmdbWriter(lmdb))
+            sink = stack.enter_context(LmdbWriter(lmdb, dataset=url))
         run = BlockRun(Storage.open(url), Job.from_document(document), block, again=again)
         try:
             pipe.send(run.run(pipe.send, sink))

@@ -1,0 +1,102 @@
+"""The same dataset on S3 as in a folder: scenes read from, and patches written to, a real S3 API on loopback."""
+
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from demo_build import Landpatch
+from landpatch.catalog.errors import StorageError
+from landpatch.catalog.store import Dataset, Storage
+from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
+
+BUCKET = "landpatch-test"
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        for name, value in (
+            ("AWS_ENDPOINT_URL", endpoint),
+            ("AWS_ACCESS_KEY_ID", "test"),
+            ("AWS_SECRET_ACCESS_KEY", "test"),
+            ("AWS_DEFAULT_REGION", "eu-central-1"),
+        ):
+            monkeypatch.setenv(name, value)
+        client = boto3.client("s3")
+        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        yield client
+        # What it stores outlives the server.
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    finally:
+        server.stop()
+
+
+def upload(client: object, folder: Path, prefix: str) -> None:
+    for file in folder.iterdir():
+        client.upload_file(str(file), BUCKET, f"{prefix}/{file.name}")  # type: ignore[attr-defined]
+
+
+def states(client: object) -> dict[str, tuple]:
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)  # type: ignore[attr-defined]
+    entries = [entry for page in pages for entry in page["Contents"]]
+    return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in entries}
+
+
+def test_scenes_from_s3_labels_from_s3_patches_to_s3(tmp_path: Path, s3: object, landpatch: Landpatch) -> None:
+    SmallScene().write(tmp_path / "s2")
+    SmallRadar().write(tmp_path / "s1")
+    upload(s3, tmp_path / "s2", "scenes/s2")
+    upload(s3, tmp_path / "s1", "scenes/s1")
+    clc = write_clc(tmp_path / "clc.gpkg", [(ULX, ULY - 20000, ULX + 20000, ULY, "412")])
+    labels = f"s3://{BUCKET}/labels/clc.parquet"
+    landpatch("labels", "prepare", clc, labels)
+    item, radar = (f"s3://{BUCKET}/scenes/{name}/item.json" for name in ("s2", "s1"))
+    command = ["build", item, "--s1", radar, "--labels", labels, "--to"]
+    landpatch(*command, f"s3://{BUCKET}/europe")
+    landpatch(*command, tmp_path / "europe")
+
+    remote, local = Storage.open(f"s3://{BUCKET}/europe"), Storage.open(tmp_path / "europe")
+    paths = [path for path in local.list() if not path.startswith("jobs/")]
+    assert len(paths) == 6 * 5 + 3 + 1 + 4
+    assert [path for path in remote.list() if not path.startswith("jobs/")] == paths
+    assert all(remote.get(path) == local.get(path) for path in paths)
+    assert list(remote.get_many(paths)) == list(local.get_many(paths))
+
+    before = states(s3)
+    landpatch(*command, f"s3://{BUCKET}/europe")
+    assert states(s3) == before
+    assert "SUCCEEDED" in landpatch("status", f"s3://{BUCKET}/europe").stdout
+
+    table = Dataset.open(f"s3://{BUCKET}/europe").table(["id", "landpatch:labels"])
+    assert table.column("landpatch:labels").to_pylist() == [["Inland wetlands"]] * 6
+    landpatch("export", "lmdb", f"s3://{BUCKET}/europe", tmp_path / "remote.lmdb")
+    landpatch("export", "lmdb", tmp_path / "europe", tmp_path / "local.lmdb")
+    assert (tmp_path / "remote.lmdb" / "data.mdb").read_bytes() == (tmp_path / "local.lmdb" / "data.mdb").read_bytes()
+
+
+def test_one_of_many_creators_wins_on_s3(s3: object) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    storage = Storage.open(f"s3://{BUCKET}/claims")
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: storage.create("claim", str(number).encode()), range(16)))
+    assert won.count(True) == 1
+    assert storage.get("claim") == str(won.index(True)).encode()
+
+
+def test_a_bucket_that_is_not_there_is_named(tmp_path: Path, s3: object, landpatch: Landpatch) -> None:
+    with pytest.raises(StorageError, match="s3://no-such-bucket"):
+        Storage.open("s3://no-such-bucket/x").put("a", b"b")
+    scene, radar = SmallScene().write(tmp_path / "s2"), SmallRadar().write(tmp_path / "s1")
+    command = ["build", scene, "--s1", radar, "--no-labels", "--to", "s3://no-such-bucket/europe"]
+    result = landpatch(*command, check=False)
+    assert result.returncode == 7
+    assert "no-such-bucket" in result.stderr
+    assert "Traceback" not in result.stderr
