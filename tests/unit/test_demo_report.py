@@ -199,7 +199,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_an_unwritable_page_is_a_storage_error(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot be written"):
+    with pytest.raises(StorageError, match="cannot be opened as storage"):
         write_report(dataset, tmp_path / "file" / "index.html")
 
 
