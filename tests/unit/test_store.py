@@ -178,7 +178,7 @@ def test_a_missing_folder_is_made_only_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "a/b").is_dir()
 
 
-@pytest.mark.parametrize("url", ["gs://b/x", "http://e.org/x", "s3:///x", "az://b"])
+@pytest.mark.parametrize("url", ["gs://b/x", "ftp://e.org/x", "s3:///x", "az://b"])
 def test_other_kinds_of_storage_are_refused(url: str) -> None:
     with pytest.raises(InvalidParameter, match=url):
         Storage.open(url)
@@ -220,9 +220,6 @@ def mounted(tmp_path: Path, component: Callable[[str, object], None]) -> Iterato
 def test_a_full_disk_says_so_and_leaves_nothing_half_written(mounted: Callable[[str], Path]) -> None:
     folder = mounted("size=1m")
     storage = Storage.open(folder)
-    free = storage.free_bytes()
-    assert free is not None
-    assert free <= 2**20
     storage.put("small", b"before")
     for write in (storage.put, storage.create):
         with pytest.raises(

@@ -11,7 +11,6 @@ There GDAL's answer hangs on the direction in which a ring is drawn; here the ce
 the west and on the south of the edge, so that neighbours never share a pixel nor leave one out.
 """
 
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -27,10 +26,11 @@ import pyarrow.parquet as pq
 from numba import njit
 from numpy.typing import NDArray
 
-from landpatch.catalog.errors import InvalidLabels, InvalidScene, UnreadableAsset
+from landpatch.catalog.errors import InvalidLabels, InvalidScene, StorageError, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.nomenclature import NO_CLASS, NODATA, UNLABELLED, Nomenclature
+from landpatch.catalog.store import NotFound, Storage
 from landpatch.functions.raster import gdal_environment, open_raster
 from landpatch.functions.warp import PATCH_PIXELS, PIXEL_METRES, TILE_PIXELS, TileSampler
 
@@ -134,12 +134,15 @@ class PolygonLabels(Labels):
         parts = urlsplit(href)
         try:
             if parts.scheme in _REMOTE:
-                source: Any = pa.PythonFile(_RemoteFile(href), mode="r")
+                parent, _, name = href.rpartition("/")
+                source: Any = Storage.open(parent).open_file(name)
             else:
                 source = unquote(parts.path) if parts.scheme == "file" else href
             return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotFound) as error:
             raise InvalidLabels(f"labels {href} do not exist") from error
+        except StorageError as error:
+            raise UnreadableAsset(f"labels {href} cannot be reached: {error}") from error
         except (pa.ArrowInvalid, OSError) as error:
             raise InvalidLabels(
                 f"labels {href} are no readable Parquet file ({error}): prepare them again"
@@ -184,63 +187,13 @@ class PolygonLabels(Labels):
             candidates = _touch(np.stack([edge.to_numpy() for edge in bbox], axis=1), boxes)
             table = table.filter(pa.array(candidates)).sort_by("fid")
             shapes = shapely.from_wkb(table["geometry"].to_numpy())
+        except StorageError as error:
+            raise UnreadableAsset(f"labels {self.href} cannot be read: {error}") from error
         except (pa.ArrowInvalid, OSError, shapely.errors.GEOSException) as error:
             raise InvalidLabels(f"labels {self.href} are damaged ({error}): prepare them again") from error
         if not len(shapes):
             return None
         return _Polygons.transformed(shapes, table["code"].to_numpy(), self._crs, grid, boxes, self.href)
-
-
-class _RemoteFile(io.RawIOBase):
-    """An object on S3 or a web server as a file; every read is one request for just those bytes."""
-
-    def __init__(self, href: str) -> None:
-        import obstore
-        from obstore.exceptions import BaseError
-        from obstore.store import from_url
-
-        parent, _, self._name = href.rpartition("/")
-        self._href = href
-        self._position = 0
-        try:
-            # Plain http serves test servers and S3 of one's own; whether to trust it, the href says.
-            self._store = from_url(parent, client_options={"allow_http": True})
-            self._size = int(obstore.head(self._store, self._name)["size"])
-        except FileNotFoundError:
-            raise
-        except (BaseError, OSError, ValueError) as error:
-            raise UnreadableAsset(f"labels {href} cannot be reached: {_first_line(error)}") from error
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        import obstore
-        from obstore.exceptions import BaseError
-
-        end = self._size if size is None or size < 0 else min(self._position + size, self._size)
-        if end <= self._position:
-            return b""
-        try:
-            data = bytes(obstore.get_range(self._store, self._name, start=self._position, end=end))
-        except (BaseError, OSError) as error:
-            raise UnreadableAsset(f"labels {self._href} cannot be read: {_first_line(error)}") from error
-        self._position += len(data)
-        return data
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).split("\n", 1)[0]
 
 
 def _row_group_boxes(metadata: Any) -> NDArray[np.float64]:
