@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -229,15 +229,15 @@ class _Block:
     def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
         size = min(len(rows), max(len(strip) for strip in strips()))
         buffers = [_Strip.empty(size), _Strip.empty(size)]
-        writing: Iterator[PatchRecord] = iter(())
+        writing: list[_Writing] = []
         for number, strip in enumerate(strips(rows.start, rows.stop)):
             buffer = buffers[number % 2]
             chosen = self._read(strip, rows, buffer)
-            # The strip before this one has had its writes in the pool meanwhile; only now its buffer may go.
-            self.records.extend(writing)
+            # The strip before this one was written by the pool meanwhile; only now its buffer may go.
+            self._finish(writing)
             writing = self._write(strip, rows, buffer, chosen)
             report(Progress(strip.start - self.block.first, total, len(self.records)))
-        self.records.extend(writing)
+        self._finish(writing)
 
     def _read(self, strip: range, rows: range, buffer: _Strip) -> "_Chosen":
         """Fill the buffer with a strip and decide which of its patches are kept."""
@@ -305,18 +305,22 @@ class _Block:
                     radar[window] = target[window]
         return radar_of
 
-    def _write(self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen") -> Iterator[PatchRecord]:
-        """Begin to write the kept patches of a strip; the iterator waits for them, in order."""
-        futures: list[tuple[dict[str, NDArray[Any]], Future[PatchRecord]]] = []
+    def _write(self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen") -> list["_Writing"]:
+        """Begin to write the kept patches of a strip."""
+        begun = []
         for row, column in np.argwhere(chosen.kept).tolist():
             planes = self._planes(strip, rows, buffer, chosen, row, column)
             future = self.pool.submit(self._write_patch, chosen, planes, row, column, strip.start + row)
-            futures.append((planes, future))
-        for planes, future in futures:
-            record = future.result()
+            begun.append(_Writing(planes, future))
+        return begun
+
+    def _finish(self, begun: list["_Writing"]) -> None:
+        """Wait for the patches of a strip, in order."""
+        for writing in begun:
+            record = writing.future.result()
             if self.sink is not None:  # here and not in the pool: one order, so that the sink's bytes are the same
-                self._pass_on(record, planes)
-            yield record
+                self._pass_on(record, writing.planes)
+            self.records.append(record)
 
     def _planes(
         self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen", row: int, column: int
@@ -389,6 +393,14 @@ class _Block:
             contains_cloud_or_shadow=bool(chosen.cloud_flag[row, x]),
             files=files,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """A patch on its way to storage: views of its arrays by asset key, and its record to come."""
+
+    planes: Mapping[str, NDArray[Any]]
+    future: Future[PatchRecord]
 
 
 @dataclass(slots=True)
