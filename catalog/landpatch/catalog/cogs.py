@@ -38,8 +38,8 @@ Compression = Literal["deflate", "zstd"]
 # as fast there at the same size (smoother L1C pixels it writes more slowly); level 3 takes three times as long for
 # 1 % less. One stream for all planes would save a tenth of a patch's time, and nobody could read a band alone.
 _DEFLATE_LEVEL = 1
-# Below this, isa-l shrinks its hash table to the input. Seen once in some 500,000 streams of 800 bytes: one match more
-# than in every other run on the same pixels; a valid stream, but not the same bytes. zlib takes 20 us there.
+# Below this, isa-l shrinks its hash table to the input. Seen once in some 500,000 streams of 800 bytes: one match
+# more than in every other run on the same pixels; a valid stream, but not the same bytes. zlib takes 20 us there.
 _ISAL_FROM_BYTES = 4096
 _ZLIB_LEVEL = 6
 _ZSTD_LEVEL = 1
