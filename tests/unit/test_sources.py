@@ -97,13 +97,20 @@ def test_labels_are_prepared_once_into_the_dataset(tmp_path: Path, capsys: pytes
     source = write_clc(tmp_path / "clc.gpkg", [(300000, 5390000, 310000, 5400000, "311")])
     destination = tmp_path / "dataset"
     first = prepared_labels(str(source), str(destination))
-    assert first == f"{destination}/labels/clc.parquet"
+    assert Path(first).parent == destination / "labels"
+    assert Path(first).match("clc-*.parquet")
     written = Path(first).stat()
     assert prepared_labels(str(source), str(destination)) == first
     assert Path(first).stat().st_mtime_ns == written.st_mtime_ns
     # What is prepared already is used where it lies.
     assert prepared_labels(first, str(tmp_path / "other")) == first
     assert not (tmp_path / "other").exists()
+    # Another file of the same name is another source.
+    (tmp_path / "elsewhere").mkdir()
+    other = write_clc(tmp_path / "elsewhere" / "clc.gpkg", [(300000, 5390000, 310000, 5400000, "512")])
+    second = prepared_labels(str(other), str(destination))
+    assert second != first
+    assert Path(second).exists()
 
 
 def test_labels_that_are_none(tmp_path: Path) -> None:
