@@ -426,7 +426,7 @@ class TestDamage:
 
     def test_one_plane_is_never_read_in_anothers_place(self):
         # Streams of equal planes have equal lengths, so a wrong offset can point at a whole one.
-        planes = np.stack([np.full((20, 20), value, np.uint16) for value in (1, 2)])
+        planes = np.stack([np.full((20, 20), value, np.uint16) for value in (3, 4)])
         data = bytearray(CogEncoder(S2_60M, 32633).encode(planes, *CORNER))
         with tifffile.TiffFile(BytesIO(bytes(data))) as tiff:
             page = tiff.pages[0]

@@ -15,7 +15,6 @@ programs see what GDAL's own driver would have stored. Sources: TIFF 6.0; Adobe'
 """
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,19 +28,14 @@ from numba import njit
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import PatchAsset
+from landpatch.catalog.deflate import deflate
 from landpatch.catalog.errors import InvalidParameter, UnreadableAsset
 
 Compression = Literal["deflate", "zstd"]
 
-# Measured on Sentinel-2 L2A at 10 m: isal's level 1 takes half the time of libdeflate's level 1 and reaches the same
-# 0.69 of the raw size; level 0 saves a tenth of the time and reaches 0.95. Zstandard's level 1 writes and reads twice
-# as fast there at the same size (smoother L1C pixels it writes more slowly); level 3 takes three times as long for
-# 1 % less. One stream for all planes would save a tenth of a patch's time, and nobody could read a band alone.
-_DEFLATE_LEVEL = 1
-# Below this, isa-l shrinks its hash table to the input. Seen once in some 500,000 streams of 800 bytes: one match
-# more than in every other run on the same pixels; a valid stream, but not the same bytes. zlib takes 20 us there.
-_ISAL_FROM_BYTES = 4096
-_ZLIB_LEVEL = 6
+# On Sentinel-2 L2A at 10 m zstandard's level 1 reaches the size of deflate and is read twice as fast (smoother L1C
+# pixels it writes more slowly); level 3 takes three times as long for 1 % less. One stream for all planes would save
+# a tenth of a patch's time, and nobody could read a band alone.
 _ZSTD_LEVEL = 1
 
 # TIFF field types as struct's letters, with their codes: ASCII, SHORT, LONG, DOUBLE.
@@ -69,8 +63,8 @@ class CogEncoder:
     """Encodes patches of one asset in one UTM zone; may be shared by threads.
 
     ``epsg`` is a WGS 84 UTM zone (32601 to 32660 north, 32701 to 32760 south). ``compression`` is ``deflate``
-    (default: every program reads it) or ``zstd``. The same input gives the same bytes, with the same versions of
-    isal and zstd on the same kind of processor. Raises InvalidParameter for any other zone, compression or dtype.
+    (default: every program reads it) or ``zstd``. The same input gives the same bytes on every machine, with zstd as
+    long as its version is the same. Raises InvalidParameter for any other zone, compression or dtype.
     """
 
     def __init__(self, asset: PatchAsset, epsg: int, compression: Compression = "deflate") -> None:
@@ -85,7 +79,7 @@ class CogEncoder:
         self._dtype = np.dtype(asset.dtype)
         self._template = _template(asset, compression, epsg)
         self._predict = _PREDICTORS[asset.dtype][0]
-        self._compress = _deflate if compression == "deflate" else _zstd_compress
+        self._compress = deflate if compression == "deflate" else _zstd_compress
 
     def encode(self, planes: NDArray[Any], left: int, top: int) -> bytes:
         """The file of one patch.
@@ -99,7 +93,7 @@ class CogEncoder:
                 f"{self._asset.key} takes {_describe(self._shape, self._dtype)}, "
                 f"not {_describe(planes.shape, planes.dtype)}"
             )
-        strips = [self._compress(plane) for plane in self._predict(planes)]
+        strips = self._compress(self._predict(planes))
         counts = [len(strip) for strip in strips]
         # 4 bytes with its length before each strip, which offsets do not count in, and 4 behind it.
         offsets = accumulate((count + 8 for count in counts[:-1]), initial=len(self._template.header) + 4)
@@ -317,13 +311,6 @@ def _read_with_gdal(data: bytes, asset: PatchAsset) -> NDArray[Any]:
 _STREAM_ERRORS = (cast("type[Exception]", isal_zlib.error), OSError)
 
 
-def _deflate(raw: NDArray[Any]) -> bytes:
-    if raw.nbytes < _ISAL_FROM_BYTES:
-        return zlib.compress(raw.data, _ZLIB_LEVEL)
-    stream: bytes = isal_zlib.compress(raw, _DEFLATE_LEVEL)
-    return stream
-
-
 def _inflate(strip: memoryview, size: int) -> bytes:
     raw: bytes = isal_zlib.decompress(strip, bufsize=size)
     return raw
@@ -336,7 +323,11 @@ def _zstd() -> Any:
     return Codec("zstd", compression_level=_ZSTD_LEVEL)
 
 
-def _zstd_compress(raw: NDArray[Any]) -> bytes:
+def _zstd_compress(strips: NDArray[Any]) -> list[bytes]:
+    return [_zstd_frame(strip) for strip in strips]
+
+
+def _zstd_frame(raw: NDArray[Any]) -> bytes:
     """One zstd frame with its checksum, which Arrow leaves out: without it damage would go unnoticed."""
     frame = bytearray(_zstd().compress(raw, asbytes=True))
     frame[4] |= 0b100  # Content_Checksum_flag of the descriptor, which follows the 4 magic bytes

@@ -30,7 +30,6 @@ _GDAL_OPTIONS: dict[str, str | int | bool] = {
     "GDAL_HTTP_VERSION": "2",
     "GDAL_HTTP_MAX_RETRY": 5,
     "GDAL_HTTP_RETRY_DELAY": 1,
-    "VSI_CACHE": True,
 }
 
 

@@ -140,6 +140,7 @@ class _Strip:
     optical: dict[str, NDArray[np.uint16]]
     radar: NDArray[np.float32]
     spare: NDArray[np.float32] | None = None
+    reference_map: NDArray[np.uint16] | None = None
 
     @classmethod
     def empty(cls, rows: int) -> "_Strip":
@@ -186,7 +187,6 @@ class _Block:
         }
         self.records: list[PatchRecord] = []
         self.dropped: Counter[str] = Counter()
-        self.reference_map: NDArray[np.uint16] | None = None
 
     def run(self, report: Callable[[Progress], None]) -> Outcome:
         rows, _ = self.reader.covered
@@ -203,8 +203,6 @@ class _Block:
             self.dropped[Reason.NODATA] = outside
         if len(rows):
             notes.append(self._checked_offset())
-            if self.sources.labels is not None:
-                self.reference_map = self.sources.labels.reference_map(self.grid, rows)
             self._run_strips(rows, report, total)
         report(Progress(total, total, len(self.records)))
         table = patch_table(self.origin, self.records)
@@ -232,14 +230,14 @@ class _Block:
         writing: list[_Writing] = []
         for number, strip in enumerate(strips(rows.start, rows.stop)):
             buffer = buffers[number % 2]
-            chosen = self._read(strip, rows, buffer)
+            chosen = self._read(strip, buffer)
             # The strip before this one was written by the pool meanwhile; only now its buffer may go.
             self._finish(writing)
-            writing = self._write(strip, rows, buffer, chosen)
+            writing = self._write(strip, buffer, chosen)
             report(Progress(strip.start - self.block.first, total, len(self.records)))
         self._finish(writing)
 
-    def _read(self, strip: range, rows: range, buffer: _Strip) -> "_Chosen":
+    def _read(self, strip: range, buffer: _Strip) -> "_Chosen":
         """Fill the buffer with a strip and decide which of its patches are kept."""
         shape = (len(strip), TILE_PATCHES)
         holds: dict[Reason, NDArray[np.bool_]] = {}
@@ -247,7 +245,7 @@ class _Block:
         for asset in OPTICAL_ASSETS:
             empty += self.reader.cut(strip, asset, buffer.optical[asset.key][: len(strip)])
         holds[Reason.NODATA] = empty > self.parameters.max_nodata
-        counts = self._count_labels(strip, rows)
+        counts = self._count_labels(strip, buffer)
         unlabelled = None
         if counts is not None:
             unlabelled = (counts[:, :, -1] + counts[:, :, -2]) / PATCH_PIXELS**2
@@ -271,13 +269,14 @@ class _Block:
         snow, cloud = official_flags(classification, shape, self.parameters.snow_flag, self.parameters.cloud_flag)
         return _Chosen(reason == None, radar_of, counts, unlabelled, classification, snow, cloud)  # noqa: E711
 
-    def _count_labels(self, strip: range, rows: range) -> NDArray[np.int32] | None:
+    def _count_labels(self, strip: range, buffer: _Strip) -> NDArray[np.int32] | None:
+        """Fill the buffer's reference map and count its classes."""
         labels = self.sources.labels
-        if labels is None or self.reference_map is None:
+        if labels is None:
             return None
-        top = (strip.start - rows.start) * PATCH_PIXELS
-        part = self.reference_map[top : top + len(strip) * PATCH_PIXELS]
-        return count_classes(part, labels.nomenclature.class_of_code, len(labels.nomenclature.classes))
+        buffer.reference_map = labels.reference_map(self.grid, strip)
+        table = labels.nomenclature.class_of_code
+        return count_classes(buffer.reference_map, table, len(labels.nomenclature.classes))
 
     def _read_radar(self, strip: range, wanted: NDArray[np.bool_], buffer: _Strip) -> NDArray[np.int64]:
         """Fill the buffer's Sentinel-1 with, for each wanted patch, the nearest scene in time that covers it.
@@ -305,11 +304,11 @@ class _Block:
                     radar[window] = target[window]
         return radar_of
 
-    def _write(self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen") -> list["_Writing"]:
+    def _write(self, strip: range, buffer: _Strip, chosen: "_Chosen") -> list["_Writing"]:
         """Begin to write the kept patches of a strip."""
         begun = []
         for row, column in np.argwhere(chosen.kept).tolist():
-            planes = self._planes(strip, rows, buffer, chosen, row, column)
+            planes = self._planes(buffer, chosen, row, column)
             future = self.pool.submit(self._write_patch, chosen, planes, row, column, strip.start + row)
             begun.append(_Writing(planes, future))
         return begun
@@ -322,19 +321,15 @@ class _Block:
                 self._pass_on(record, writing.planes)
             self.records.append(record)
 
-    def _planes(
-        self, strip: range, rows: range, buffer: _Strip, chosen: "_Chosen", row: int, column: int
-    ) -> dict[str, NDArray[Any]]:
+    def _planes(self, buffer: _Strip, chosen: "_Chosen", row: int, column: int) -> dict[str, NDArray[Any]]:
         """Views of one patch's arrays by asset key, (bands, px, px) each."""
         planes: dict[str, NDArray[Any]] = {
             asset.key: buffer.optical[asset.key][row, column] for asset in OPTICAL_ASSETS
         }
         if chosen.radar_of[row, column] >= 0:
             planes[S1.key] = buffer.radar[_patch_window(row, column)]
-        if self.reference_map is not None:
-            planes[REFERENCE_MAP.key] = self.reference_map[None][
-                _patch_window(strip.start + row - rows.start, column)
-            ]
+        if buffer.reference_map is not None:
+            planes[REFERENCE_MAP.key] = buffer.reference_map[None][_patch_window(row, column)]
         return planes
 
     def _write_patch(
