@@ -25,32 +25,47 @@ _PACKAGES = ("landpatch", "rasterio", "numpy", "numba", "isal", "obstore", "lmdb
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a process used: CPU and wall seconds, peak resident bytes of its largest process, and what it reported."""
+    """What a process used: CPU seconds of itself and of the system for it, wall seconds, peak resident bytes of its
+    largest process, and what it reported.
+    """
 
-    cpu: float
+    user: float
+    system: float
     wall: float
     peak: int
     report: dict[str, Any]
 
+    @property
+    def cpu(self) -> float:
+        """CPU seconds."""
+        return self.user + self.system
 
-def measured(script: str, *arguments: object, environment: dict[str, str] | None = None) -> Measured:
+
+def measured(
+    script: str, *arguments: object, environment: dict[str, str] | None = None, as_installed: bool = False
+) -> Measured:
     """Run a script of this folder to its end; its last argument is the file that it writes its report (JSON) to.
+
+    ``as_installed``: without packages that only the tests need (see only_runtime).
 
     This process must stay small: Linux counts the memory of the process that starts another as the other's.
     """
     with tempfile.TemporaryDirectory(prefix="landpatch-bench-") as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, str(_HERE / script), *map(str, arguments), str(report)]
+        variables = {**os.environ, **(environment or {})}
+        if as_installed:
+            path = variables.get("PYTHONPATH")
+            variables["PYTHONPATH"] = os.pathsep.join([str(_HERE / "only_runtime"), *([path] if path else [])])
         start = time.perf_counter()
-        process = subprocess.Popen(command, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(command, env=variables)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{script} {' '.join(map(str, arguments))} failed: exit code {process.returncode}")
         unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2): bytes on macOS, else kB
-        cpu = usage.ru_utime + usage.ru_stime
-        return Measured(cpu, wall, usage.ru_maxrss * unit, json.loads(report.read_text()))
+        return Measured(usage.ru_utime, usage.ru_stime, wall, usage.ru_maxrss * unit, json.loads(report.read_text()))
 
 
 def write_report(path: str, report: dict[str, Any]) -> None:

@@ -1,11 +1,10 @@
 """Patches the way they are usually written: everything anew for each patch, every step through a library.
 
 Loaded with odc-stac (three resolutions, Sentinel-1 bilinear), labels clipped with GeoPandas and burned with rasterio,
-five COGs by GDAL's COG driver, a pystac item with its extensions. In its favour: items and polygons are opened once,
-polygons are in the tile's CRS before the clock starts, and the files are the same five that landpatch writes (one a
-band would be fifteen).
+COGs by GDAL's COG driver, a pystac item with its extensions.
 
-    naive.py CACHE FOLDER PATCHES REPORT
+    naive.py usual CACHE FOLDER PATCHES REPORT        polygons read from the GeoPackage by box; one band a file
+    naive.py careful CACHE FOLDER PATCHES REPORT      polygons in memory in the tile's CRS; landpatch's five files
 """
 
 import hashlib
@@ -45,8 +44,8 @@ EPSG = 32633
 class NaiveTile:
     """The scenes of a tile, opened as far as a careful script would open them once."""
 
-    def __init__(self, scenes: FullTile, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, scenes: FullTile, folder: Path, *, careful: bool) -> None:
+        self.folder, self.scenes, self.careful = folder, scenes, careful
         self.grid = TileGrid.from_tile("33UUP")
         self.optical = pystac.Item.from_file(str(scenes.optical))
         self.radar = pystac.Item.from_file(str(scenes.radar))
@@ -55,9 +54,10 @@ class NaiveTile:
         self.keys = {name: band.aliases[0] for name, band in optical_bands().items()}
         self.polygons = geopandas.read_file(scenes.polygons).to_crs(EPSG)
         self.polygons.sindex  # noqa: B018 - built on first use
+        self.to_labels = Transformer.from_crs(EPSG, 3035, always_xy=True)
 
     def patch(self, x: int, y: int) -> None:
-        """One patch: five files and an item."""
+        """One patch: its files and an item."""
         name = f"naive_{x:02d}_{y:02d}"
         folder = self.folder / name
         folder.mkdir(parents=True)
@@ -68,9 +68,12 @@ class NaiveTile:
         labels = np.unique(planes[REFERENCE_MAP.key]).tolist()
         item = self._item(name, (west, south, east, north), x, y, labels)
         for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP):
-            file = folder / f"{name}_{asset.key}.tif"
-            self._write(file, planes[asset.key], asset, x, y)
-            self._add_asset(item, file, asset)
+            for bands in (asset.planes,) if self.careful else zip(asset.planes):
+                key = asset.key if self.careful else f"{asset.key}_{bands[0]}"
+                chosen = planes[asset.key][[asset.planes.index(band) for band in bands]]
+                file = folder / f"{name}_{key}.tif"
+                self._write(file, chosen, asset, bands, x, y)
+                self._add_asset(item, file, key, asset, bands)
         (folder / f"{name}.json").write_text(json.dumps(item.to_dict(include_self_link=False)))
 
     def _geobox(self, x: int, y: int, resolution: int) -> GeoBox:
@@ -90,12 +93,18 @@ class NaiveTile:
 
     def _labels(self, x: int, y: int) -> Any:
         box = self.grid.geobox(x, y, 10)
-        clipped = geopandas.clip(self.polygons, self.grid.bounds(x, y))
+        bounds = self.grid.bounds(x, y)
+        if self.careful:
+            polygons = self.polygons
+        else:
+            around = self.to_labels.transform_bounds(*bounds)
+            polygons = geopandas.read_file(self.scenes.polygons, bbox=around).to_crs(EPSG)
+        clipped = geopandas.clip(polygons, bounds)
         shapes = zip(clipped.geometry, clipped["code_18"].astype(int), strict=True)
         burned = rasterize(shapes, out_shape=box.shape, transform=box.transform, fill=999, dtype="uint16")
         return burned[np.newaxis]
 
-    def _write(self, file: Path, planes: Any, asset: PatchAsset, x: int, y: int) -> None:
+    def _write(self, file: Path, planes: Any, asset: PatchAsset, bands: tuple[str, ...], x: int, y: int) -> None:
         box = self.grid.geobox(x, y, asset.resolution)
         with rasterio.open(
             file,
@@ -103,7 +112,7 @@ class NaiveTile:
             driver="COG",
             width=asset.pixels,
             height=asset.pixels,
-            count=len(asset.planes),
+            count=len(bands),
             dtype=asset.dtype,
             crs=f"EPSG:{EPSG}",
             transform=box.transform,
@@ -112,8 +121,8 @@ class NaiveTile:
             predictor="yes",
         ) as target:
             target.write(planes)
-            for number, plane in enumerate(asset.planes, 1):
-                target.set_band_description(number, plane)
+            for number, band in enumerate(bands, 1):
+                target.set_band_description(number, band)
 
     def _item(self, name: str, bounds: tuple[int, int, int, int], x: int, y: int, labels: list[int]) -> pystac.Item:
         west, south, east, north = bounds
@@ -138,10 +147,10 @@ class NaiveTile:
         item.add_link(pystac.Link("derived_from", self.radar.id))
         return item
 
-    def _add_asset(self, item: pystac.Item, file: Path, asset: PatchAsset) -> None:
+    def _add_asset(self, item: pystac.Item, file: Path, key: str, asset: PatchAsset, bands: tuple[str, ...]) -> None:
         data = file.read_bytes()
         entry = pystac.Asset(str(file), media_type=pystac.MediaType.COG, roles=["data"])
-        item.add_asset(asset.key, entry)
+        item.add_asset(key, entry)
         with rasterio.open(file) as source:
             shape, transform = list(source.shape), list(source.transform)[:6]
         ProjectionExtension.ext(entry, add_if_missing=True).apply(epsg=EPSG, shape=shape, transform=transform)
@@ -149,20 +158,20 @@ class NaiveTile:
             size=len(data), checksum="1220" + hashlib.sha256(data).hexdigest()
         )
         RasterExtension.ext(entry, add_if_missing=True).apply(
-            [RasterBand.create(nodata=asset.nodata, spatial_resolution=asset.resolution) for _ in asset.planes]
+            [RasterBand.create(nodata=asset.nodata, spatial_resolution=asset.resolution) for _ in bands]
         )
         if asset in OPTICAL_ASSETS:
             known = optical_bands()
             EOExtension.ext(entry, add_if_missing=True).apply(
-                [Band.create(name, center_wavelength=known[name].center_wavelength) for name in asset.planes]
+                [Band.create(name, center_wavelength=known[name].center_wavelength) for name in bands]
             )
 
 
-def main(cache: Path, folder: Path, patches: int) -> dict[str, Any]:
+def main(cache: Path, folder: Path, patches: int, *, careful: bool) -> dict[str, Any]:
     """CPU seconds a patch over patches spread over the tile; the first one only warms up."""
     warnings.simplefilter("ignore")
     shutil.rmtree(folder, ignore_errors=True)
-    tile = NaiveTile(full_tile(cache, print), folder)
+    tile = NaiveTile(full_tile(cache, print), folder, careful=careful)
     # Golden-ratio steps spread any number of patches evenly (Kronecker sequence, R2: 1 / 1.3247 and its square).
     spots = [(int(91 * (0.7548777 * n % 1)), int(91 * (0.5698403 * n % 1))) for n in range(1, patches + 2)]
     tile.patch(*spots[0])
@@ -177,5 +186,5 @@ def main(cache: Path, folder: Path, patches: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    _, cache, folder, patches, report = sys.argv
-    write_report(report, main(Path(cache), Path(folder), int(patches)))
+    _, way, cache, folder, patches, report = sys.argv
+    write_report(report, main(Path(cache), Path(folder), int(patches), careful=way == "careful"))

@@ -1,0 +1,62 @@
+"""What the file system alone takes for a tile's files: as many bytes in such folders, written plainly and by obstore.
+
+    store_speed.py FOLDER FILES BYTES REPORT
+
+Creating small files is nearly all the kernel's time, and on some machines that differs by a factor of ten from one
+minute to the next: without this figure beside it, a build's cannot be understood.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from measure import cpu_seconds, write_report
+
+from landpatch.catalog.store import Storage
+
+_A_PATCH = 5
+_THREADS = 2
+
+
+def speeds(folder: Path, count: int, size: int) -> dict[str, Any]:
+    """CPU microseconds a file, each way. Every write goes to another name and is then renamed."""
+    data = os.urandom(size)
+    storage = Storage.open(folder, create=True)
+
+    def path(number: int) -> str:
+        return f"patches/33UUP/scene/patch-{number // _A_PATCH}/asset-{number % _A_PATCH}.tif"
+
+    def plain(number: int) -> None:
+        target = folder / path(number)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = target.with_suffix(".new")
+        new.write_bytes(data)
+        new.rename(target)
+
+    def by_storage(number: int) -> None:
+        storage.put(path(number), data)
+
+    def cpu(work: Callable[[int], None], threads: int) -> float:
+        before = cpu_seconds()
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(work, range(count)):
+                pass
+        used = cpu_seconds() - before
+        shutil.rmtree(folder / "patches")
+        return used / count * 1e6
+
+    return {
+        "files": count,
+        "plain": cpu(plain, 1),
+        "storage, one thread": cpu(by_storage, 1),
+        f"storage, {_THREADS} threads": cpu(by_storage, _THREADS),
+    }
+
+
+if __name__ == "__main__":
+    _, where, files, octets, report_file = sys.argv
+    write_report(report_file, speeds(Path(where), int(files), int(octets)))
