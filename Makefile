@@ -32,7 +32,7 @@ bench: dev ## CPU time, memory and ratios on a generated full-size tile
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: dev ## write requirements/*.txt anew from pyproject.toml
-	$(COMPILE) $(UPGRADE) --group test pyproject.toml requirements/build.in -o requirements/dev.txt
+	$(COMPILE) $(UPGRADE) --group test --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 	cp requirements/dev.txt requirements/runtime.txt
 	$(COMPILE) pyproject.toml requirements/build.in -o requirements/runtime.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
