@@ -76,3 +76,9 @@ class InvalidDataset(LandpatchError):
     """A dataset on storage is damaged or is not one of landpatch's."""
 
     exit_code = 9
+
+
+class NothingFound(LandpatchError):
+    """A search was answered, and nothing of what was found can be taken."""
+
+    exit_code = 10
