@@ -469,8 +469,10 @@ def _superseded(other: _Candidate, first: _Candidate) -> str:
         what = f"covers more of the tile ({_percent(first.parts['coverage'])})"
     elif ours[3] != theirs[3]:
         what = f"was generated later ({first.generated})"
+    elif ours[4] != theirs[4]:
+        what = "is as good in every way (one of them has to be taken)"
     else:
-        what = "is as good and comes last in the alphabet" if ours[4] != theirs[4] else "is listed twice"
+        return "the same item is listed more than once"
     return f"same acquisition as {first.item_id}, which {what}"
 
 

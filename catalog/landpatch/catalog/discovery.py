@@ -2,8 +2,8 @@
 
 Tiles are worked on a few at a time, so that memory does not grow with the area: only the chosen items are kept, and
 of the others their verdicts. Limits on cloud, nodata, sun and baseline are applied by the choice, not by the
-catalogue: what is rejected is rejected with a reason, and of one acquisition the newest processing decides, also where
-an older one stated less cloud.
+catalogue: what is rejected is rejected with a reason, and of one acquisition the newest processing decides, also
+where an older one stated less cloud.
 """
 
 from collections import defaultdict
@@ -97,6 +97,38 @@ class Discovery:
                 "s1_coverage": None if pairing is None else _rounded(pairing.covered),
                 "reasons": list(verdict.reasons),
             }
+
+    def table(self, *, rejected: bool = False) -> Iterator[str]:
+        """``rows`` as lines of text under a heading, for people."""
+        rows = list(self.rows(rejected=rejected))
+        width = max((len(row["item"]) for row in rows), default=4)
+        yield f"tile   period    {'item':{width}}  score  cloud  cover  basel  S1  gap h  cover  why"
+        for row in rows:
+            cells = [
+                f"{row['tile'] or '?':5}",
+                f"{row['period'] or '?':8}",
+                f"{row['item']:{width}}",
+                _cell(row["score"], ".2f"),
+                _cell(row["cloud"], ".0%"),
+                _cell(row["coverage"], ".0%"),
+                f"{row['baseline'] or '-':>5}",
+                f"{'-' if row['s1'] is None else len(row['s1']):>2}",
+                _cell(row["s1_gap_hours"], ".1f"),
+                _cell(row["s1_coverage"], ".0%"),
+                ("chosen: " if row["chosen"] else "") + "; ".join(row["reasons"]),
+            ]
+            yield "  ".join(cells)
+
+    def shortfalls(self) -> Iterator[str]:
+        """A sentence for everything that was asked for and is not there, or only in part."""
+        for missing in self.missing:
+            yield missing.reason
+        for pairing in (*self.unpaired, *self.partly_paired):
+            gap = "" if pairing.gap_hours is None else f", up to {pairing.gap_hours:.1f} h apart"
+            yield (
+                f"Sentinel-1 covers {pairing.covered:.1%} of {pairing.optical['id']}{gap}; patches outside it are "
+                "dropped as NO_S1 unless built with --s2-only"
+            )
 
     def error(self) -> LandpatchError | None:
         """NothingFound where nothing was chosen; Incomplete where a tile and period has no scene, or a chosen scene
@@ -258,6 +290,10 @@ def _in(period: str) -> str:
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def _cell(value: float | None, form: str) -> str:
+    return f"{'-' if value is None else format(value, form):>5}"
 
 
 def _rounded(value: float | None, digits: int = 4) -> float | None:

@@ -33,7 +33,7 @@ PASS_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class PairingLimits:
-    """``max_gap_hours`` between both sensors, either way; where fixed, orbit direction and relative orbit (1..175)."""
+    """``max_gap_hours`` between both sensors, either way; S1's direction and relative orbit (1..175), where fixed."""
 
     max_gap_hours: float = MAX_GAP_HOURS
     orbit_state: OrbitState | None = None

@@ -169,15 +169,16 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
     """
     found: dict[str, BandAsset] = {}
     missing = []
+    meant: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for key, asset in _assets(item).items():
+        for name in _band_names(key, asset):
+            meant.setdefault(name, []).append((key, asset))
     for band in optical_bands().values():
-        candidates = [
-            (key, asset)
-            for key, asset in _assets(item).items()
-            if band.name in _band_names(key, asset) and _stated_resolution(key, asset) in (None, band.resolution)
-        ]
+        offered = meant.get(band.name, [])
+        candidates = [pair for pair in offered if _stated_resolution(*pair) in (None, band.resolution)]
         if not candidates:
-            others = [k for k, a in _assets(item).items() if band.name in _band_names(k, a)]
-            missing.append(f"{band.name} (only as {', '.join(others)})" if others else band.name)
+            others = ", ".join(key for key, _ in offered)
+            missing.append(f"{band.name} (only as {others})" if others else band.name)
             continue
         key, asset = min(candidates, key=lambda pair: _preference(band, *pair))
         found[band.name] = BandAsset(key, str(asset["href"]))

@@ -1,8 +1,9 @@
 """The command ``landpatch``: parses words, calls the library, prints. No logic lives here.
 
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
-succeed, or some tiles have no scene or pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels; 7 storage; 8 contradicts the dataset;
-9 damaged dataset; 10 no scene found; 130 interrupted (run the same command again to go on).
+succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
+7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 no scene found; 130 interrupted (run the same command
+again to go on).
 """
 
 import json
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
 
     from landpatch.catalog.choice import Preference
-    from landpatch.catalog.discovery import Discovery
 
 _Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
@@ -202,7 +202,7 @@ def discover(
     from landpatch.catalog.discovery import discover as find
     from landpatch.catalog.pairing import PairingLimits
     from landpatch.catalog.scene_list import write_scene_list
-    from landpatch.functions.console import counting, say
+    from landpatch.functions.console import counting, out, say
 
     where = _area(tiles, bbox, area)
     if season and months:
@@ -220,7 +220,10 @@ def discover(
             limits=PairingLimits(max_gap_hours, orbit, relative_orbit),
             progress=progress,
         )
-    _print_discovery(found, explain, as_json)
+    for line in map(json.dumps, found.rows(rejected=explain)) if as_json else found.table(rejected=explain):
+        out(line)
+    for line in found.shortfalls():
+        say(line)
     if found.pairings:
         write_scene_list(output, found.document())
         say(f"{len(found.pairings)} Sentinel-2 scene(s) and their Sentinel-1 scenes in {output}")
@@ -281,39 +284,6 @@ def _preference(
         best=best,
         target=None if target_date is None else TargetDate.parse(target_date),
     )
-
-
-def _print_discovery(found: "Discovery", explain: bool, as_json: bool) -> None:
-    """A line a scene on stdout; what is missing on stderr."""
-    from landpatch.functions.console import out, say
-
-    rows = list(found.rows(rejected=explain))
-    if as_json:
-        for row in rows:
-            out(json.dumps(row))
-    elif rows:
-        width = max(4, *(len(row["item"]) for row in rows))
-        out(f"{'tile':5}  {'period':8}  {'item':{width}}  score  cloud  cover  basel  S1     gap h  cover  verdict")
-        for row in rows:
-            s1 = row["s1"]
-            out(
-                f"{row['tile'] or '?':5}  {row['period'] or '?':8}  {row['item']:{width}}  {_cell(row['score'], '.2f')}  "
-                f"{_cell(row['cloud'], '.0%')}  {_cell(row['coverage'], '.0%')}  {row['baseline'] or '-':>5}  "
-                f"{'-' if s1 is None else len(s1):>2}  {_cell(row['s1_gap_hours'], '8.1f')}  "
-                f"{_cell(row['s1_coverage'], '.0%')}  {'chosen: ' if row['chosen'] else ''}{'; '.join(row['reasons'])}"
-            )
-    for missing in found.missing:
-        say(f"missing: {missing.reason}")
-    for pairing in (*found.unpaired, *found.partly_paired):
-        gap = "" if pairing.gap_hours is None else f", up to {pairing.gap_hours:.1f} h apart"
-        say(
-            f"Sentinel-1 covers {pairing.covered:.1%} of {pairing.optical['id']}{gap}; patches outside it are dropped "
-            "as NO_S1 unless built with --s2-only"
-        )
-
-
-def _cell(value: float | None, form: str) -> str:
-    return f"{'-' if value is None else format(value, form):>5}"
 
 
 @main.command(
