@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from pyproj import Transformer
-from shapely.errors import GEOSException
+from shapely.errors import ShapelyError
 
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.grid import TILE_METRES, TileGrid
@@ -37,9 +37,10 @@ def footprint(item: Mapping[str, Any], tile: str) -> shapely.Geometry:
     Raises InvalidItem where the item has none or it is no area, InvalidName where there is no such tile.
     """
     try:
-        shape = shapely.geometry.shape(item.get("geometry"))
+        with np.errstate(invalid="ignore"):  # NaN is looked for below
+            shape = shapely.geometry.shape(item.get("geometry"))
         parts = [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon" and not part.is_empty]
-    except (AttributeError, KeyError, TypeError, ValueError, IndexError, GEOSException) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, ShapelyError) as error:
         raise InvalidItem(f"item {item.get('id')}: its geometry is no GeoJSON ({error})") from error
     if not parts or not np.isfinite(shapely.get_coordinates(parts)).all():
         raise InvalidItem(f"item {item.get('id')}: its geometry is no area, so it is unknown where its data lie")
