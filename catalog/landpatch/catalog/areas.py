@@ -137,8 +137,7 @@ def _tiles_in_zone(geometry: shapely.Geometry, zone: int) -> list[str]:
 @lru_cache(maxsize=60)
 def _zone_tiles(zone: int) -> tuple[NDArray[np.str_], NDArray[Any]]:
     """All tiles of a zone: names, and footprints in metres from its central meridian's UTM origin at the equator."""
-    columns, rows = np.meshgrid(np.arange(1, 9), np.arange(-95, 95))
-    columns, rows = columns.ravel(), rows.ravel()
+    columns, rows = (axis.ravel() for axis in np.meshgrid(np.arange(1, 9), np.arange(-95, 95)))
     to_degrees = Transformer.from_crs(32600 + zone, 4326, always_xy=True)
     _, latitude = to_degrees.transform((columns + 0.5) * _SQUARE, (rows + 0.5) * _SQUARE)
     across = np.array([0, 1, 0, 1])
@@ -192,7 +191,7 @@ def _read_layer(path: str, layer: str | None) -> tuple[list[shapely.Geometry], C
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         if layer is None and len(layers) > 1:
             raise InvalidParameter(f"{path} has several layers ({', '.join(layers)}): say which one")
-        meta, _, geometry, _ = pyogrio.raw.read(path, layer=layer or (layers or [None])[0], columns=[])
+        meta, _, geometry, _ = pyogrio.raw.read(path, layer=layer or next(iter(layers), None), columns=[])
         geometries = [g for g in shapely.from_wkb(geometry) if g is not None and not g.is_empty]
     except (DataSourceError, DataLayerError, shapely.GEOSException, OSError, ValueError) as error:
         if isinstance(error, InvalidParameter):
@@ -272,3 +271,20 @@ def _shifted(geometry: shapely.Geometry, degrees: float) -> shapely.Geometry:
     if not degrees:
         return geometry
     return shapely.transform(geometry, lambda x, y: (x + degrees, y), interleaved=False)
+
+
+def touches(geometry: Any, shape: shapely.Geometry) -> bool:
+    """Whether a footprint, GeoJSON in WGS 84, meets ``shape`` (degrees, cut at the antimeridian).
+
+    True for a footprint that is missing or no GeoJSON: it cannot be excluded. A ring that jumps from 179 to -179 is
+    taken as one that crosses there, as no scene is half the Earth wide.
+    """
+    try:
+        footprint = shapely.geometry.shape(geometry)
+        if footprint.is_empty or not np.isfinite(footprint.bounds).all():
+            return True
+        if not footprint.is_valid:
+            footprint = shapely.make_valid(footprint)
+        return bool(shapely.intersects(shape, _cut_at_antimeridian(_unwrapped(footprint))))
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, shapely.GEOSException):
+        return True

@@ -198,7 +198,7 @@ def boa_offset(item: Item) -> BoaOffset:
     stated = _number(properties.get("landpatch:boa_add_offset"))
     if stated is not None:
         return BoaOffset(stated != 0, f"the product's metadata states an offset of {stated:.0f}")
-    baseline = _baseline(item)
+    baseline = processing_baseline(item)
     if baseline is not None and baseline >= 99:
         return BoaOffset(False, "processed by hand with sen2cor (baseline 99.99), which adds no offset")
     for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
@@ -217,6 +217,21 @@ def boa_offset(item: Item) -> BoaOffset:
     if baseline >= 4:
         return BoaOffset(True, f"baseline {baseline:05.2f} adds 1000")
     return BoaOffset(False, f"baseline {baseline:05.2f} is older than 04.00, which introduced the offset")
+
+
+def processing_baseline(item: Item) -> float | None:
+    """The processing baseline (5.1 for 05.10, 99.99 for sen2cor by hand); None where nothing tells. Raises
+    InvalidItem where it is no item.
+    """
+    properties = _properties(item)
+    for key in _BASELINE_KEYS:
+        stated = _number(properties.get(key))
+        if stated is not None:
+            return stated
+    try:
+        return int(scene_id(item).baseline) / 100
+    except InvalidItem:
+        return None
 
 
 def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
@@ -375,18 +390,6 @@ def _find_scl(item: Item) -> BandAsset | None:
         return None
     _, key, asset = min(candidates, key=lambda candidate: candidate[:2])
     return BandAsset(key, str(asset["href"]))
-
-
-def _baseline(item: Item) -> float | None:
-    properties = _properties(item)
-    for key in _BASELINE_KEYS:
-        stated = _number(properties.get(key))
-        if stated is not None:
-            return stated
-    try:
-        return int(scene_id(item).baseline) / 100
-    except InvalidItem:
-        return None
 
 
 def _declared_offset(item: Item) -> float | None:

@@ -12,6 +12,7 @@ import orjson
 from landpatch.catalog.errors import InvalidItem, InvalidLabels, StorageError, UnreadableAsset
 from landpatch.catalog.safe import is_safe, safe_item
 from landpatch.catalog.scenes import with_absolute_hrefs
+from landpatch.catalog.signing import unsigned
 from landpatch.catalog.store import Storage
 from landpatch.functions.labels import open_labels
 
@@ -36,7 +37,7 @@ def read_scene(href: str) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("type") != "Feature":
         kind = document.get("type") if isinstance(document, dict) else type(document).__name__
         raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
-    return with_absolute_hrefs(document, base)
+    return unsigned(with_absolute_hrefs(document, base))
 
 
 def prepared_labels(source: str, destination: str) -> str:
