@@ -1,5 +1,6 @@
 """Small STAC items of Sentinel-1 and -2 for tests that need no pixels: only what the rules look at."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -94,4 +95,5 @@ def part_of_tile(tile: str, west: float, south: float, east: float, north: float
     )
     to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     bent = shapely.transform(shapely.segmentize(box, TILE_METRES / 50), to_degrees.transform, interleaved=False)
-    return dict(shapely.geometry.mapping(bent))
+    geometry: dict[str, Any] = json.loads(shapely.to_geojson(bent))
+    return geometry

@@ -19,10 +19,9 @@ from landpatch.catalog.choice import (
     Verdict,
     choose,
     look,
-    season_months,
-    stated_tile,
 )
 from landpatch.catalog.errors import InvalidName, InvalidParameter
+from landpatch.catalog.scenes import tile_of
 from small_items import SENSED, optical_item, part_of_tile
 
 
@@ -283,17 +282,6 @@ def test_every_moment_lies_in_one_of_the_periods_between(start: datetime, days: 
     assert per.of(start + timedelta(days=days)) in names
 
 
-def test_seasons_follow_the_hemisphere() -> None:
-    assert season_months("summer", ["33UUP"]) == {6, 7, 8}
-    assert season_months("winter", ["33UUP", "32TMS"]) == {12, 1, 2}
-    assert season_months("summer", ["20EPT"]) == {12, 1, 2}
-    assert season_months("autumn", ["20EPT"]) == {3, 4, 5}
-    with pytest.raises(InvalidParameter, match="both sides of the equator"):
-        season_months("summer", ["33UUP", "20EPT"])
-    with pytest.raises(InvalidParameter, match="monsoon"):
-        season_months("monsoon", ["33UUP"])
-
-
 @given(st.dates(date(1950, 1, 1), date(2100, 1, 1)), st.dates(date(1950, 1, 1), date(2100, 1, 1)))
 def test_days_from_a_target(wanted: date, sensed: date) -> None:
     moment = datetime(sensed.year, sensed.month, sensed.day, 23, 59, tzinfo=UTC)
@@ -432,7 +420,7 @@ def test_footprints_say_what_catalogues_state_of_coverage(shared_data: Path) -> 
     with (shared_data / "stac-items/sentinel_items.jsonl").open(encoding="utf-8") as lines:
         items = [json.loads(line)["item"] for line in lines]
     for item in items:
-        tile = stated_tile(item)
+        tile = tile_of(item)
         stated = look(item, None).coverage
         if tile is None or stated is None:
             continue

@@ -24,7 +24,10 @@ def pairings() -> list[Pairing]:
         "33UVP": "S2A_33UVP_20170613_0_L2A",
         "33UWP": "S2A_33UWP_20170613_0_L2A",
     }
-    found = [pair(optical_item(identifier, tile=tile), radars) for tile, identifier in ids.items()]
+    found = [
+        pair(optical_item(identifier, tile=tile), radars if tile != "33UWP" else [])
+        for tile, identifier in ids.items()
+    ]
     assert [len(pairing.partners) for pairing in found] == [2, 1, 0]
     return found
 

@@ -28,7 +28,7 @@ import orjson
 from landpatch.catalog.errors import InvalidItem, InvalidName, InvalidParameter
 from landpatch.catalog.footprints import covered_share, footprint, tile_square
 from landpatch.catalog.names import SceneId, parse_tile
-from landpatch.catalog.scenes import optical_scene, processing_baseline, scene_id, sensing_time
+from landpatch.catalog.scenes import optical_scene, processing_baseline, scene_id, sensing_time, tile_of
 
 Item = Mapping[str, Any]
 
@@ -36,7 +36,6 @@ _HIGH_SUN = 30.0  # degrees; mid-latitude winter lies below
 _UNKNOWN = 0.5
 _BY_HAND = 99.0  # baseline 99.99: sen2cor run by hand, which is no later processing than ESA's
 _SEASONS = ("DJF", "MAM", "JJA", "SON")  # meteorological
-_NORTHERN = {"winter": (12, 1, 2), "spring": (3, 4, 5), "summer": (6, 7, 8), "autumn": (9, 10, 11)}
 
 
 class Per(StrEnum):
@@ -71,22 +70,6 @@ class Per(StrEnum):
                 found[self.of(datetime(year, month, 1, tzinfo=UTC))] = None
             year, month = (year, month + 1) if month < 12 else (year + 1, 1)
         return list(found)
-
-
-def season_months(season: str, tiles: Iterable[str]) -> frozenset[int]:
-    """The months of ``winter``, ``spring``, ``summer`` or ``autumn`` where the tiles lie.
-
-    Raises InvalidParameter for another word, and where tiles lie on both sides of the equator.
-    """
-    if season not in _NORTHERN:
-        raise InvalidParameter(f"{season!r} is no season: say {', '.join(_NORTHERN)}")
-    southern = {parse_tile(tile)[2] < "N" for tile in tiles}
-    if len(southern) > 1:
-        raise InvalidParameter(
-            f"the tiles lie on both sides of the equator, where {season} is not the same: say months"
-        )
-    turn = 6 if southern == {True} else 0
-    return frozenset((month + turn - 1) % 12 + 1 for month in _NORTHERN[season])
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,21 +280,6 @@ def look(item: Item, tile: str | None) -> Look:
     )
 
 
-def stated_tile(item: Item) -> str | None:
-    """The tile of an item (``33UUP``), from its product id or else as the catalogue says; None if neither tells."""
-    try:
-        return scene_id(item).tile
-    except InvalidItem:
-        pass
-    properties = item.get("properties")
-    for key in ("grid:code", "s2:mgrs_tile"):
-        try:
-            return parse_tile(str(properties[key])) if isinstance(properties, Mapping) else None
-        except (InvalidName, KeyError):
-            continue
-    return None
-
-
 def _candidate(item: Item, preference: Preference, wanted: frozenset[str] | None) -> _Candidate:
     """The item with all that can be known of it, and the faults for which it cannot be used at all."""
     candidate = _Candidate(
@@ -334,7 +302,7 @@ def _candidate(item: Item, preference: Preference, wanted: frozenset[str] | None
         candidate.baseline = processing_baseline(item)
     except InvalidItem as error:
         fault(error)
-        candidate.tile = stated_tile(item)
+        candidate.tile = tile_of(item)
     try:
         candidate.look = look(item, candidate.tile)
         failed = optical_scene(item).failed_quality

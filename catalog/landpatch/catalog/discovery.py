@@ -7,19 +7,19 @@ where an older one stated less cloud.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from landpatch.catalog.areas import Area, tile_outline
-from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
-
-from landpatch.catalog.choice import Choice, Per, Preference, Verdict, choose, stated_tile
-from landpatch.catalog.errors import Incomplete, LandpatchError, NothingFound
+from landpatch.catalog.areas import Area
+from landpatch.catalog.choice import Choice, Per, Preference, Verdict, choose
+from landpatch.catalog.errors import Incomplete, InvalidParameter, LandpatchError, NothingFound
+from landpatch.catalog.names import parse_tile
 from landpatch.catalog.pairing import PASS_SECONDS, Pairing, PairingLimits, pair
 from landpatch.catalog.scene_list import scene_list
-from landpatch.catalog.scenes import sensing_time
+from landpatch.catalog.scenes import sensing_time, tile_of
+from landpatch.catalog.stac_sources import SEASONS, OpticalQuery, RadarQuery, SceneSource
 
 Item = Mapping[str, Any]
 
@@ -174,7 +174,7 @@ def discover(
         verdicts.update({(verdict.tile, verdict.item_id): verdict for verdict in choice.verdicts})
         missing += _missing(choice, some, periods)
         for number, tile in enumerate(some, 1):
-            chosen = [item for item in choice.chosen if stated_tile(item) == tile]
+            chosen = [item for item in choice.chosen if tile_of(item) == tile]
             pairings += [pair(item, _radars(radar_source, item, tile, limits), limits) for item in chosen]
             progress(start + number, len(tiles))
     return Discovery(
@@ -184,6 +184,22 @@ def discover(
         radar_source is not None,
         _record(query, preference, limits if radar_source is not None else None),
     )
+
+
+def season_months(season: str, tiles: Iterable[str]) -> frozenset[int]:
+    """The months of ``winter``, ``spring``, ``summer`` or ``autumn`` where the tiles lie.
+
+    Raises InvalidParameter for another word, and where tiles lie on both sides of the equator.
+    """
+    if season not in SEASONS:
+        raise InvalidParameter(f"{season!r} is no season: say {', '.join(SEASONS)}")
+    southern = {parse_tile(tile)[2] < "N" for tile in tiles}
+    if len(southern) > 1:
+        raise InvalidParameter(
+            f"the tiles lie on both sides of the equator, where {season} is not the same: say months"
+        )
+    turn = 6 if southern == {True} else 0
+    return frozenset((month + turn - 1) % 12 + 1 for month in SEASONS[season])
 
 
 def _choose(source: SceneSource, query: OpticalQuery, tiles: tuple[str, ...], preference: Preference) -> Choice:
@@ -197,7 +213,7 @@ def _choose(source: SceneSource, query: OpticalQuery, tiles: tuple[str, ...], pr
         max_baseline=None,
     )
     # Tiles overlap, so a search finds neighbours' scenes too: no verdict on what nobody asked for.
-    found = [item for item in source.optical(searched) if stated_tile(item) in (None, *tiles)]
+    found = [item for item in source.optical(searched) if tile_of(item) in (None, *tiles)]
     return choose(found, preference)
 
 
@@ -208,20 +224,13 @@ def _radars(source: SceneSource | None, optical: Item, tile: str, limits: Pairin
     reach = timedelta(hours=limits.max_gap_hours, seconds=PASS_SECONDS)
     return source.radar(
         RadarQuery(
-            geometry=tile_geometry(tile),
+            geometry=Area.from_tiles([tile]).search_geometry(),
             start=sensed - reach,
             end=sensed + reach,
             orbit_state=limits.orbit_state,
             relative_orbit=limits.relative_orbit,
         )
     )
-
-
-def tile_geometry(tile: str) -> dict[str, Any]:
-    """The outline of a tile as GeoJSON in WGS 84."""
-    import shapely
-
-    return dict(shapely.geometry.mapping(tile_outline(tile)))
 
 
 def _missing(choice: Choice, tiles: tuple[str, ...], periods: list[str]) -> Iterator[Missing]:

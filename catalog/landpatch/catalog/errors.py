@@ -78,7 +78,20 @@ class InvalidDataset(LandpatchError):
     exit_code = 9
 
 
+class SourceError(LandpatchError):
+    """A catalogue of scenes did not answer, or not truthfully."""
+
+    exit_code = 10
+    retryable = True
+
+
+class MissingPackage(LandpatchError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 2
+
+
 class NothingFound(LandpatchError):
     """A search was answered, and nothing of what was found can be taken."""
 
-    exit_code = 10
+    exit_code = 11

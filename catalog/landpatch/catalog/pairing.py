@@ -118,16 +118,13 @@ def pair(optical: Item, radars: Iterable[Item], limits: PairingLimits | None = N
             rejected[str(item["id"])] = f"covers nothing of what {optical['id']} shows of tile {tile}"
         else:
             usable.append((item, shape))
-    within, late = [], []
-    for flight in _passes(usable, sensed):
-        (within if flight.rank[0] <= limits.max_gap_hours else late).append(flight)
-    for flight in late:
-        for gap, item, _ in flight.slices:
-            rejected[str(item["id"])] = f"{_hours(gap)}, over the limit of {limits.max_gap_hours:g} h"
     partners: list[Partner] = []
     left = ground
-    for flight in sorted(within, key=lambda flight: flight.rank):
+    for flight in sorted(_passes(usable, sensed), key=lambda flight: flight.rank):
         for gap, item, shape in flight.slices:
+            if flight.rank[0] > limits.max_gap_hours:
+                rejected[str(item["id"])] = f"{_hours(gap)}, over the limit of {limits.max_gap_hours:g} h"
+                continue
             rest = shapely.difference(left, shape)
             adds = (left.area - rest.area) / ground.area
             if adds <= _NOTICED:

@@ -8,11 +8,10 @@ Sentinel-1 items in any order. Each Sentinel-2 item names the Sentinel-1 items t
 
 ``href`` is ``#`` and the id of an item in the same file, nearest in time first; the two numbers are for people. The
 query, the limits and the verdicts stand in the foreign member ``landpatch:discovery`` and are not needed for reading.
-Hrefs are never signed: a signature runs out, and whoever reads pixels signs for himself.
+Hrefs are never signed: a signature runs out, and whoever opens a file signs for himself.
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -26,6 +25,7 @@ import orjson
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.pairing import Pairing
 from landpatch.catalog.scenes import is_radar, sensing_time, with_absolute_hrefs
+from landpatch.catalog.signing import storable
 from landpatch.catalog.store import Storage
 
 Item = Mapping[str, Any]
@@ -34,11 +34,6 @@ PAIR = "landpatch:pair"
 RECORD = "landpatch:discovery"
 
 _SHOWN = 5  # problems in one message; more would hide the first
-# Query parameters of a signature, by the one that proves that it is there: Azure's shared access signatures
-# (learn.microsoft.com, "Create a service SAS"), AWS's and Google's (V4: X-Amz-, X-Goog-; AWS V2 and CloudFront).
-_SAS = re.compile(r"(sv|st|se|sr|sp|sig|sip|spr|srt|ss|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd)\Z", re.ASCII)
-_V4 = re.compile(r"x-(amz|goog)-", re.ASCII | re.IGNORECASE)
-_V2 = frozenset({"awsaccesskeyid", "googleaccessid", "signature", "expires", "key-pair-id", "policy"})
 
 
 def scene_list(pairings: Iterable[Pairing], record: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -48,7 +43,7 @@ def scene_list(pairings: Iterable[Pairing], record: Mapping[str, Any] | None = N
     have the same id.
     """
     paired = sorted(pairings, key=lambda p: (p.tile, sensing_time(p.optical), str(p.optical["id"])))
-    radars = {}
+    radars: dict[str, Item] = {}
     for pairing in paired:
         for partner in pairing.partners:
             _keep(radars, partner.item)
@@ -61,7 +56,7 @@ def scene_list(pairings: Iterable[Pairing], record: Mapping[str, Any] | None = N
     later = sorted(radars.values(), key=lambda item: (sensing_time(item), str(item["id"])))
     document: dict[str, Any] = {
         "type": "FeatureCollection",
-        "features": [unsigned(item) for item in (*opticals.values(), *later)],
+        "features": [storable(item) for item in (*opticals.values(), *later)],
     }
     if record is not None:
         document[RECORD] = dict(record)
@@ -116,39 +111,6 @@ def scene_pairs(document: object, base: str) -> list[tuple[dict[str, Any], tuple
     if not pairs:
         raise InvalidItem(f"{base}: there is no Sentinel-2 item in the list")
     return pairs
-
-
-def unsigned(item: Item) -> dict[str, Any]:
-    """A copy of ``item`` with no signature in any ``href`` (assets, their alternates, links)."""
-    return {key: _unsigned(value) for key, value in item.items()}
-
-
-def unsigned_href(href: str) -> str:
-    """``href`` without the query parameters of a signature; whatever else the query holds stays as it is."""
-    address, mark, rest = href.partition("?")
-    query, hash_mark, fragment = rest.partition("#")
-    if not mark:
-        return href
-    parameters = query.split("&")
-    names = [unquote(parameter.partition("=")[0]) for parameter in parameters]
-    lower = {name.lower() for name in names}
-    sas = "sig" in names
-    old = "signature" in lower and bool(lower & (_V2 - {"signature"}))
-    left = [
-        parameter
-        for parameter, name in zip(parameters, names, strict=True)
-        if not ((sas and _SAS.match(name)) or _V4.match(name) or (old and name.lower() in _V2))
-    ]
-    return address + ("?" + "&".join(left) if left and left != [""] else "") + hash_mark + fragment
-
-
-def _unsigned(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            key: unsigned_href(inner) if key == "href" and isinstance(inner, str) else _unsigned(inner)
-            for key, inner in value.items()
-        }
-    return [_unsigned(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _keep(items: dict[str, Item], item: Item) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from landpatch.catalog.bands import OpticalBand, optical_bands
 from landpatch.catalog.errors import InvalidItem, InvalidName
-from landpatch.catalog.names import RadarSceneId, SceneId
+from landpatch.catalog.names import RadarSceneId, SceneId, parse_tile
 
 Item = Mapping[str, Any]
 OffsetChoice = Literal["auto", "present", "absent"]
@@ -36,6 +36,7 @@ _BASELINE_KEYS = (
     "processing:version",
 )
 _QUALITY = re.compile(r"^(?:s2|sentinel2?|landpatch):(geometric|general|radiometric|sensor)_quality(?:_flag)?$")
+_IN_ID = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:_|\Z)", re.ASCII)
 _RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
 
 
@@ -157,6 +158,34 @@ def scene_id(item: Item) -> SceneId:
     # grid:code is no witness against it: in Earth Search v0 items brought to STAC 1.0 it was computed from the
     # centroid and is wrong at the antimeridian (60CWE for 01CCV). The pixels are checked against the tile instead.
     return scene
+
+
+def tile_of(item: Item) -> str | None:
+    """The MGRS tile of a Sentinel-2 item; None where nothing tells.
+
+    The product id first: ``grid:code`` is wrong at the antimeridian in Earth Search v0 items brought to STAC 1.0.
+    """
+    try:
+        return scene_id(item).tile
+    except InvalidItem:
+        pass
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        properties = {}
+    parts = ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")
+    older = ("sentinel:utm_zone", "sentinel:latitude_band", "sentinel:grid_square")
+    in_id = _IN_ID.search(str(item.get("id")))
+    for text in (
+        properties.get("s2:mgrs_tile"),
+        properties.get("grid:code"),
+        *("".join(str(properties.get(key, "?")) for key in keys) for keys in (parts, older)),
+        in_id and in_id.group(1),
+    ):
+        try:
+            return parse_tile(str(text))
+        except InvalidName:
+            continue
+    return None
 
 
 def find_bands(item: Item) -> dict[str, BandAsset]:

@@ -2,8 +2,8 @@
 
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
-7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 no scene found; 130 interrupted (run the same command
-again to go on).
+7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
+130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -22,7 +22,6 @@ from landpatch.catalog.errors import Incomplete, LandpatchError
 
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
-
     from landpatch.catalog.choice import Preference
 
 _Number = TypeVar("_Number", int, float)
@@ -193,15 +192,14 @@ def discover(
     """Find scenes, choose the best of each tile and period, pair Sentinel-1 with Sentinel-2.
 
     Writes a scene list that `landpatch build` takes, and prints what was chosen with score, cloud, coverage,
-    baseline, and gap and coverage of Sentinel-1. Ends with 10 where nothing was chosen (no list is written), with 3
+    baseline, and gap and coverage of Sentinel-1. Ends with 11 where nothing was chosen (no list is written), with 3
     where a tile has no scene in a period or a scene no Sentinel-1 scene (the list holds the others).
     """
-    from landpatch.catalog.stac_sources import OpticalQuery, SceneSource
-
-    from landpatch.catalog.choice import season_months
     from landpatch.catalog.discovery import discover as find
+    from landpatch.catalog.discovery import season_months
     from landpatch.catalog.pairing import PairingLimits
     from landpatch.catalog.scene_list import write_scene_list
+    from landpatch.catalog.stac_sources import OpticalQuery, SceneSource
     from landpatch.functions.console import counting, out, say
 
     where = _area(tiles, bbox, area)
@@ -245,7 +243,7 @@ def _area(tiles: str | None, bbox: str | None, file: str | None) -> "Area":
 
 
 def _months(text: str | None) -> frozenset[int]:
-    found = frozenset(range(1, 13)) if text is None else frozenset(_numbers(text, "--months", int))
+    found = frozenset() if text is None else frozenset(_numbers(text, "--months", int))
     if not found <= set(range(1, 13)):
         raise click.UsageError(f"--months {text}: months are 1 to 12")
     return found

@@ -14,6 +14,7 @@ from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParamete
 from landpatch.catalog.safe import is_safe, safe_item
 from landpatch.catalog.scene_list import is_scene_list, scene_pairs
 from landpatch.catalog.scenes import with_absolute_hrefs
+from landpatch.catalog.signing import unsigned
 from landpatch.catalog.store import Storage
 from landpatch.functions.labels import open_labels
 
@@ -28,19 +29,20 @@ def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[
     Each of ``scenes`` is a Sentinel-2 scene, to which all of ``radars`` belong, or a scene list, which says itself
     what belongs together. Raises InvalidItem, UnreadableAsset; InvalidParameter for a scene list beside ``radars``.
     """
-    beside = tuple(read_scene(href) for href in radars)
+    given = tuple(read_scene(href) for href in radars)
     pairs: list[tuple[Item, tuple[Item, ...]]] = []
     for href in scenes:
         document = _document(href)
         if not is_scene_list(document):
-            pairs.append((_item(document, href), beside))
+            pairs.append((_item(document, href), given))
             continue
         if radars:
             raise InvalidParameter(
                 f"{href} is a scene list, which says itself what Sentinel-1 scenes belong to it: leave --s1 out, or "
                 "add the items to the list"
             )
-        pairs += scene_pairs(document, _base(href))
+        listed = scene_pairs(document, _base(href))
+        pairs += [(unsigned(optical), tuple(map(unsigned, beside))) for optical, beside in listed]
     return pairs
 
 
@@ -107,7 +109,7 @@ def _item(document: Any, href: str) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("type") != "Feature":
         kind = document.get("type") if isinstance(document, dict) else type(document).__name__
         raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
-    return with_absolute_hrefs(document, _base(href))
+    return unsigned(with_absolute_hrefs(document, _base(href)))
 
 
 def _base(href: str) -> str:
