@@ -39,12 +39,14 @@ class Missing:
 class Discovery:
     """What was found: a verdict on every Sentinel-2 item, a pairing for every chosen one, and what is missing.
 
-    ``with_radar`` is False where Sentinel-1 was not asked for; ``record`` says what was asked, JSON-ready.
+    ``problems`` are what the sources could not use. ``with_radar`` is False where Sentinel-1 was not asked for;
+    ``record`` says what was asked, JSON-ready.
     """
 
     verdicts: tuple[Verdict, ...]
     pairings: tuple[Pairing, ...]
     missing: tuple[Missing, ...]
+    problems: tuple[str, ...]
     with_radar: bool
     record: Mapping[str, Any]
 
@@ -101,7 +103,9 @@ class Discovery:
     def table(self, *, rejected: bool = False) -> Iterator[str]:
         """``rows`` as lines of text under a heading, for people."""
         rows = list(self.rows(rejected=rejected))
-        width = max((len(row["item"]) for row in rows), default=4)
+        if not rows:
+            return
+        width = max(len(row["item"]) for row in rows)
         yield f"tile   period    {'item':{width}}  score  cloud  cover  basel  S1  gap h  cover  why"
         for row in rows:
             cells = [
@@ -120,7 +124,8 @@ class Discovery:
             yield "  ".join(cells)
 
     def shortfalls(self) -> Iterator[str]:
-        """A sentence for everything that was asked for and is not there, or only in part."""
+        """A sentence for everything that could not be used, is missing, or is there in part."""
+        yield from self.problems
         for missing in self.missing:
             yield missing.reason
         for pairing in (*self.unpaired, *self.partly_paired):
@@ -139,10 +144,11 @@ class Discovery:
             return NothingFound(f"no scene was chosen from {len(self.verdicts)} found: {first}")
         lacking = []
         if self.missing:
-            lacking.append(f"{len(self.missing)} time(s) a tile has no scene in a period ({_first(self.missing)})")
+            reason = _first(missing.reason for missing in self.missing)
+            lacking.append(f"{len(self.missing)} time(s) a tile has no scene in a period ({reason})")
         if self.unpaired:
-            named = self.unpaired[0].optical["id"]
-            lacking.append(f"{len(self.unpaired)} scene(s) have no Sentinel-1 scene within the limits ({named}, ...)")
+            named = _first(str(pairing.optical["id"]) for pairing in self.unpaired)
+            lacking.append(f"{len(self.unpaired)} scene(s) have no Sentinel-1 scene within the limits ({named})")
         return Incomplete("; ".join(lacking) + "; the others are complete") if lacking else None
 
 
@@ -158,7 +164,8 @@ def discover(
     """Find, choose and pair scenes for the tiles of ``query``; without ``radar_source`` Sentinel-2 alone.
 
     Limits of ``query`` on cloud, nodata, sun and baseline are not used: they stand in ``preference``. ``progress`` is
-    told how many of the tiles are done. Raises what the sources raise (a page that cannot be had ends the search).
+    told how many of the tiles are done. Raises InvalidParameter where no month of the query lies in its range, and what
+    the sources raise (a page that cannot be had ends the search).
     """
     preference = preference or Preference()
     limits = limits or PairingLimits()
@@ -166,21 +173,31 @@ def discover(
     verdicts: dict[tuple[str | None, str], Verdict] = {}
     pairings: list[Pairing] = []
     missing: list[Missing] = []
+    problems: dict[str, None] = {}
     periods = preference.per.within(query.start, query.end, query.months or range(1, 13))
+    if not periods:
+        raise InvalidParameter(
+            f"none of the months {', '.join(map(str, sorted(query.months)))} lies between {query.start:%Y-%m-%d} and "
+            f"{query.end:%Y-%m-%d}"
+        )
     progress(0, len(tiles))
     for start in range(0, len(tiles), _TILES_AT_A_TIME):
         some = tiles[start : start + _TILES_AT_A_TIME]
         choice = _choose(source, query, some, preference)
+        problems.update(dict.fromkeys(source.problems))
         verdicts.update({(verdict.tile, verdict.item_id): verdict for verdict in choice.verdicts})
         missing += _missing(choice, some, periods)
         for number, tile in enumerate(some, 1):
             chosen = [item for item in choice.chosen if tile_of(item) == tile]
-            pairings += [pair(item, _radars(radar_source, item, tile, limits), limits) for item in chosen]
+            for item in chosen:
+                pairings.append(pair(item, _radars(radar_source, item, tile, limits), limits))
+                problems.update(dict.fromkeys(radar_source.problems if radar_source else ()))
             progress(start + number, len(tiles))
     return Discovery(
         tuple(verdicts.values()),
         tuple(pairings),
         tuple(missing),
+        tuple(problems),
         radar_source is not None,
         _record(query, preference, limits if radar_source is not None else None),
     )
@@ -288,9 +305,9 @@ def _record(query: OpticalQuery, preference: Preference, limits: PairingLimits |
     return record
 
 
-def _first(missing: tuple[Missing, ...]) -> str:
-    more = ", ..." if len(missing) > 1 else ""
-    return f"{missing[0].reason}{more}"
+def _first(reasons: Iterable[str]) -> str:
+    first, *others = reasons
+    return f"{first}, ..." if others else first
 
 
 def _in(period: str) -> str:

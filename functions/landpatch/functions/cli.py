@@ -224,7 +224,7 @@ def discover(
         say(line)
     if found.pairings:
         write_scene_list(output, found.document())
-        say(f"{len(found.pairings)} Sentinel-2 scene(s) and their Sentinel-1 scenes in {output}")
+        say(f"{len(found.pairings)} Sentinel-2 scene(s){'' if no_s1 else ' and their Sentinel-1 scenes'} in {output}")
     error = found.error()
     if error is not None:
         raise error
