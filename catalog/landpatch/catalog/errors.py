@@ -76,3 +76,22 @@ class InvalidDataset(LandpatchError):
     """A dataset on storage is damaged or is not one of landpatch's."""
 
     exit_code = 9
+
+
+class SourceError(LandpatchError):
+    """A catalogue of scenes did not answer, or not truthfully."""
+
+    exit_code = 10
+    retryable = True
+
+
+class MissingPackage(LandpatchError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 2
+
+
+class NothingFound(LandpatchError):
+    """A search was answered, and nothing of what was found can be taken."""
+
+    exit_code = 11

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from landpatch.catalog.bands import OpticalBand, optical_bands
 from landpatch.catalog.errors import InvalidItem, InvalidName
-from landpatch.catalog.names import RadarSceneId, SceneId
+from landpatch.catalog.names import RadarSceneId, SceneId, parse_tile
 
 Item = Mapping[str, Any]
 OffsetChoice = Literal["auto", "present", "absent"]
@@ -36,6 +36,7 @@ _BASELINE_KEYS = (
     "processing:version",
 )
 _QUALITY = re.compile(r"^(?:s2|sentinel2?|landpatch):(geometric|general|radiometric|sensor)_quality(?:_flag)?$")
+_IN_ID = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:_|\Z)", re.ASCII)
 _RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
 
 
@@ -159,6 +160,34 @@ def scene_id(item: Item) -> SceneId:
     return scene
 
 
+def tile_of(item: Item) -> str | None:
+    """The MGRS tile of a Sentinel-2 item; None where nothing tells.
+
+    The product id first: ``grid:code`` is wrong at the antimeridian in Earth Search v0 items brought to STAC 1.0.
+    """
+    try:
+        return scene_id(item).tile
+    except InvalidItem:
+        pass
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        properties = {}
+    parts = ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")
+    older = ("sentinel:utm_zone", "sentinel:latitude_band", "sentinel:grid_square")
+    in_id = _IN_ID.search(str(item.get("id")))
+    for text in (
+        properties.get("s2:mgrs_tile"),
+        properties.get("grid:code"),
+        *("".join(str(properties.get(key, "?")) for key in keys) for keys in (parts, older)),
+        in_id and in_id.group(1),
+    ):
+        try:
+            return parse_tile(str(text))
+        except InvalidName:
+            continue
+    return None
+
+
 def find_bands(item: Item) -> dict[str, BandAsset]:
     """The asset of each of the 12 bands at its native resolution.
 
@@ -169,15 +198,16 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
     """
     found: dict[str, BandAsset] = {}
     missing = []
+    meant: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for key, asset in _assets(item).items():
+        for name in _band_names(key, asset):
+            meant.setdefault(name, []).append((key, asset))
     for band in optical_bands().values():
-        candidates = [
-            (key, asset)
-            for key, asset in _assets(item).items()
-            if band.name in _band_names(key, asset) and _stated_resolution(key, asset) in (None, band.resolution)
-        ]
+        offered = meant.get(band.name, [])
+        candidates = [pair for pair in offered if _stated_resolution(*pair) in (None, band.resolution)]
         if not candidates:
-            others = [k for k, a in _assets(item).items() if band.name in _band_names(k, a)]
-            missing.append(f"{band.name} (only as {', '.join(others)})" if others else band.name)
+            others = ", ".join(key for key, _ in offered)
+            missing.append(f"{band.name} (only as {others})" if others else band.name)
             continue
         key, asset = min(candidates, key=lambda pair: _preference(band, *pair))
         found[band.name] = BandAsset(key, str(asset["href"]))
@@ -198,7 +228,7 @@ def boa_offset(item: Item) -> BoaOffset:
     stated = _number(properties.get("landpatch:boa_add_offset"))
     if stated is not None:
         return BoaOffset(stated != 0, f"the product's metadata states an offset of {stated:.0f}")
-    baseline = _baseline(item)
+    baseline = processing_baseline(item)
     if baseline is not None and baseline >= 99:
         return BoaOffset(False, "processed by hand with sen2cor (baseline 99.99), which adds no offset")
     for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
@@ -219,6 +249,21 @@ def boa_offset(item: Item) -> BoaOffset:
     return BoaOffset(False, f"baseline {baseline:05.2f} is older than 04.00, which introduced the offset")
 
 
+def processing_baseline(item: Item) -> float | None:
+    """The processing baseline (5.1 for 05.10, 99.99 for sen2cor by hand); None where nothing tells. Raises
+    InvalidItem where it is no item.
+    """
+    properties = _properties(item)
+    for key in _BASELINE_KEYS:
+        stated = _number(properties.get(key))
+        if stated is not None:
+            return stated
+    try:
+        return int(scene_id(item).baseline) / 100
+    except InvalidItem:
+        return None
+
+
 def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
     """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded.
 
@@ -226,18 +271,8 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
     """
     identifier = _id(item)
     properties = _properties(item)
+    name = dual_pol_name(item)
     assets = {key.lower(): asset for key, asset in _assets(item).items()}
-    missing = [p for p in ("vv", "vh") if p not in assets]
-    if missing:
-        raise InvalidItem(
-            f"item {identifier}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
-        )
-    name = _radar_name(item)
-    if name.mode != "IW":
-        raise InvalidItem(
-            f"item {identifier}: its mode is {name.mode}; patches are made from interferometric wide swath (IW), "
-            "Sentinel-1's mode over land"
-        )
     collection = str(item.get("collection", ""))
     stated = unit or _stated_unit(assets["vv"])
     if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
@@ -258,6 +293,39 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         backscatter=_backscatter(collection, str(assets["vv"].get("title", "")), properties),
         nodata=_declared_nodata(assets["vv"]),
     )
+
+
+def dual_pol_name(item: Item) -> RadarSceneId:
+    """The name of a Sentinel-1 item of which patches can be made: IW, with VV and VH. Raises InvalidItem."""
+    keys = {key.lower() for key in _assets(item)}
+    missing = [p for p in ("vv", "vh") if p not in keys]
+    if missing:
+        raise InvalidItem(
+            f"item {_id(item)}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
+        )
+    name = _radar_name(item)
+    if name.mode != "IW":
+        raise InvalidItem(
+            f"item {_id(item)}: its mode is {name.mode}; patches are made from interferometric wide swath (IW), "
+            "Sentinel-1's mode over land"
+        )
+    return name
+
+
+def is_radar(item: Item) -> bool:
+    """Whether an item is of Sentinel-1: by what only radar items have, since catalogues spell platforms in many ways.
+
+    Raises InvalidItem where it has no properties or assets.
+    """
+    return any(key.startswith(("sar:", "s1:", "landpatch:s1_")) for key in _properties(item)) or any(
+        key.lower() in ("vv", "vh", "hh", "hv") for key in _assets(item)
+    )
+
+
+def is_terrain_corrected(item: Item) -> bool:
+    """Whether a Sentinel-1 item's backscatter is gamma0-terrain (RTC). Raises InvalidItem."""
+    titles = " ".join(str(asset.get("title", "")) for key, asset in _assets(item).items() if key.lower() == "vv")
+    return _backscatter(str(item.get("collection", "")), titles, _properties(item)) == "gamma0-terrain"
 
 
 def by_time_gap(scenes: Iterable[RadarScene], sensed: datetime) -> list[RadarScene]:
@@ -375,18 +443,6 @@ def _find_scl(item: Item) -> BandAsset | None:
         return None
     _, key, asset = min(candidates, key=lambda candidate: candidate[:2])
     return BandAsset(key, str(asset["href"]))
-
-
-def _baseline(item: Item) -> float | None:
-    properties = _properties(item)
-    for key in _BASELINE_KEYS:
-        stated = _number(properties.get(key))
-        if stated is not None:
-            return stated
-    try:
-        return int(scene_id(item).baseline) / 100
-    except InvalidItem:
-        return None
 
 
 def _declared_offset(item: Item) -> float | None:

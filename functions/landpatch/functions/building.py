@@ -23,6 +23,10 @@ from landpatch.functions.tile import Sources, check_sources
 
 Item = Mapping[str, Any]
 
+_WITHOUT_S1 = (
+    "so that every patch would be dropped as NO_S1: give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ScenePair:
@@ -84,11 +88,8 @@ def build(
     with it. With several scenes a bad one is in ``refused`` and the others are built.
     """
     parameters = parameters or Parameters()
-    if parameters.require_s1 and not all(pair.radars for pair in pairs):
-        raise InvalidParameter(
-            "a Sentinel-2 scene comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: "
-            "give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)"
-        )
+    if parameters.require_s1 and not any(pair.radars for pair in pairs):
+        raise InvalidParameter(f"no Sentinel-2 scene comes with a Sentinel-1 scene, {_WITHOUT_S1}")
     source = None if labels is None else open_labels(labels)
     result = BuildResult()
     planned: list[tuple[Job, ScenePair]] = []
@@ -169,6 +170,8 @@ def _carry_out(
 
 def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collection: str, block_rows: int) -> Job:
     """The job of a pair, after everything that can be checked without reading pixels has been."""
+    if parameters.require_s1 and not pair.radars:
+        raise InvalidItem(f"item {pair.optical.get('id')}: it comes without a Sentinel-1 scene, {_WITHOUT_S1}")
     optical = optical_scene(pair.optical, offset=parameters.boa_offset)
     radars = tuple(radar_scene(item, unit=parameters.s1_unit) for item in pair.radars)
     ids = [optical.item_id, *(radar.item_id for radar in radars)]

@@ -1,8 +1,9 @@
 """The command ``landpatch``: parses words, calls the library, prints. No logic lives here.
 
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
-succeed; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels; 7 storage; 8 contradicts the dataset;
-9 damaged dataset; 130 interrupted (run the same command again to go on).
+succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
+7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
+130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -10,14 +11,20 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 from landpatch.catalog.errors import Incomplete, LandpatchError
 
+if TYPE_CHECKING:
+    from landpatch.catalog.areas import Area
+    from landpatch.catalog.choice import Preference
+
+_Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
 
 
@@ -124,8 +131,165 @@ def _engine_options(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
-@main.command(epilog=_EXAMPLE + "landpatch build S2.json --s1 S1.json --labels clc2018.parquet --to europe/")
-@click.argument("scenes", nargs=-1, required=True, metavar="S2_ITEM...")
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch discover --source earth-search --tiles 33UUP,33UVP --from 2017-06-01 --to 2017-06-30 -o scenes.json"
+)
+@click.option("--source", required=True, metavar="NAME", help="Catalogue by name or URL, or a file; see the docs.")
+@click.option("--tiles", metavar="TILE,...", help="MGRS tiles, e.g. 33UUP,33UVP.")
+@click.option("--bbox", metavar="W,S,E,N", help="Degrees; all tiles that it touches.")
+@click.option("--area", metavar="FILE", help="GeoJSON, GeoPackage, ...; all tiles that it touches.")
+@click.option("--from", "start", type=click.DateTime(["%Y-%m-%d"]), required=True, help="First day (UTC).")
+@click.option("--to", "end", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Last day (UTC), included.")
+@click.option(
+    "--season",
+    type=click.Choice(["winter", "spring", "summer", "autumn"]),
+    help="Meteorological, of the hemisphere of the tiles: summer is June to August in the north.",
+)
+@click.option("--months", metavar="M,...", help="Only these months, e.g. 6,7,8.")
+@click.option("--max-cloud", type=click.FloatRange(0, 100), default=20, show_default=True, help="Percent of a scene.")
+@click.option("--max-nodata", type=click.FloatRange(0, 100), help="Percent of the tile without data.")
+@click.option("--min-sun", type=float, help="Sun elevation in degrees.")
+@click.option("--min-baseline", type=float, metavar="N", help="Processing baseline, e.g. 5.0.")
+@click.option("--max-baseline", type=float, metavar="N", help="Processing baseline, e.g. 5.11.")
+@click.option(
+    "--per-period",
+    type=click.Choice(["range", "year", "season", "month"]),
+    default="range",
+    show_default=True,
+    help="Take the best scenes of each.",
+)
+@click.option("--best", type=click.IntRange(1), default=1, show_default=True, help="Scenes a tile and period.")
+@click.option("--target-date", metavar="DATE", help="Prefer dates near 2017-06-13, or 06-13 of each year.")
+@click.option("--s1-source", metavar="NAME", help="Catalogue of Sentinel-1. Default: --source.")
+@click.option("--no-s1", is_flag=True, help="Sentinel-2 alone.")
+@click.option("--max-gap-hours", type=click.FloatRange(0), default=138, show_default=True, help="Between S1 and S2.")
+@click.option("--orbit", type=click.Choice(["ascending", "descending"]), help="Orbit direction of Sentinel-1.")
+@click.option("--relative-orbit", type=click.IntRange(1, 175), help="Relative orbit of Sentinel-1.")
+@click.option("--explain", is_flag=True, help="Print rejected scenes too, and why.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line a scene on stdout.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Scene list to write: a path or s3:// href.")
+@_verb
+def discover(
+    source: str,
+    tiles: str | None,
+    bbox: str | None,
+    area: str | None,
+    start: datetime,
+    end: datetime,
+    season: str | None,
+    months: str | None,
+    s1_source: str | None,
+    no_s1: bool,
+    max_gap_hours: float,
+    orbit: Literal["ascending", "descending"] | None,
+    relative_orbit: int | None,
+    explain: bool,
+    as_json: bool,
+    output: str,
+    **wanted: Any,
+) -> None:
+    """Find scenes, choose the best of each tile and period, pair Sentinel-1 with Sentinel-2.
+
+    Writes a scene list that `landpatch build` takes, and prints what was chosen with score, cloud, coverage,
+    baseline, and gap and coverage of Sentinel-1. Ends with 11 where nothing was chosen (no list is written), with 3
+    where a tile has no scene in a period or a scene no Sentinel-1 scene (the list holds the others).
+    """
+    from landpatch.catalog.discovery import discover as find
+    from landpatch.catalog.discovery import season_months
+    from landpatch.catalog.pairing import PairingLimits
+    from landpatch.catalog.scene_list import write_scene_list
+    from landpatch.catalog.stac_sources import OpticalQuery, SceneSource
+    from landpatch.functions.console import counting, out, say
+
+    where = _area(tiles, bbox, area)
+    if season and months:
+        raise click.UsageError("say either --season or --months")
+    if no_s1 and s1_source:
+        raise click.UsageError("--no-s1 and --s1-source contradict each other")
+    chosen_months = season_months(season, where.tiles) if season else _months(months)
+    optical = SceneSource.open(source)
+    with counting("Searching tiles") as progress:
+        found = find(
+            optical,
+            OpticalQuery(where, start.replace(tzinfo=UTC), _end_of_day(end), months=chosen_months),
+            radar_source=None if no_s1 else SceneSource.open(s1_source) if s1_source else optical,
+            preference=_preference(**wanted),
+            limits=PairingLimits(max_gap_hours, orbit, relative_orbit),
+            progress=progress,
+        )
+    for line in map(json.dumps, found.rows(rejected=explain)) if as_json else found.table(rejected=explain):
+        out(line)
+    for line in found.shortfalls():
+        say(line)
+    if found.pairings:
+        write_scene_list(output, found.document())
+        say(f"{len(found.pairings)} Sentinel-2 scene(s){'' if no_s1 else ' and their Sentinel-1 scenes'} in {output}")
+    error = found.error()
+    if error is not None:
+        raise error
+
+
+def _area(tiles: str | None, bbox: str | None, file: str | None) -> "Area":
+    from landpatch.catalog.areas import Area
+
+    if sum(given is not None for given in (tiles, bbox, file)) != 1:
+        raise click.UsageError("say where with --tiles, --bbox or --area; one of the three")
+    if tiles is not None:
+        return Area.from_tiles(tile for tile in tiles.split(",") if tile.strip())
+    if bbox is not None:
+        return Area.from_bbox(_numbers(bbox, "--bbox", float))
+    return Area.from_file(str(file))
+
+
+def _months(text: str | None) -> frozenset[int]:
+    found = frozenset() if text is None else frozenset(_numbers(text, "--months", int))
+    if not found <= set(range(1, 13)):
+        raise click.UsageError(f"--months {text}: months are 1 to 12")
+    return found
+
+
+def _numbers(text: str, option: str, kind: type[_Number]) -> list[_Number]:
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text}: expected numbers with commas between") from error
+
+
+def _end_of_day(day: datetime) -> datetime:
+    return day.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+
+
+def _preference(
+    max_cloud: float,
+    max_nodata: float | None,
+    min_sun: float | None,
+    min_baseline: float | None,
+    max_baseline: float | None,
+    per_period: str,
+    best: int,
+    target_date: str | None,
+) -> "Preference":
+    from landpatch.catalog.choice import Per, Preference, TargetDate
+
+    return Preference(
+        max_cloud=max_cloud / 100,
+        max_nodata=None if max_nodata is None else max_nodata / 100,
+        min_sun=min_sun,
+        min_baseline=min_baseline,
+        max_baseline=max_baseline,
+        per=Per(per_period),
+        best=best,
+        target=None if target_date is None else TargetDate.parse(target_date),
+    )
+
+
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch build scenes.json --labels clc2018.parquet --to europe/\n  "
+    + "landpatch build S2.json --s1 S1.json --labels clc2018.parquet --to europe/"
+)
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENES...")
 @click.option("--s1", "radars", multiple=True, metavar="S1_ITEM", help="Sentinel-1 item; may be given several times.")
 @click.option(
     "--labels", metavar="SRC", help="Label source: prepared, or a CORINE file, which is prepared into DEST/labels."
@@ -152,19 +316,19 @@ def build(
 ) -> None:
     """Cut scenes into patches and catalogue them.
 
-    S2_ITEM is the STAC item of a Sentinel-2 scene (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1
-    items given belong to all S2 items given. What is done is not done again.
+    SCENES is a scene list (the scenes.json that `landpatch discover` writes), or the STAC item of a Sentinel-2 scene
+    (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1 items given with --s1 belong to all S2 items given.
+    What is done is not done again.
     """
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
     from landpatch.functions.console import BuildDisplay
     from landpatch.functions.jobs import Parameters
-    from landpatch.functions.sources import prepared_labels, read_scene
+    from landpatch.functions.sources import prepared_labels, read_pairs
 
     if (labels is None) == (not no_labels):
         raise click.UsageError("say where labels come from with --labels SRC, or --no-labels; one of the two")
-    beside = tuple(read_scene(href) for href in radars)
-    pairs = [ScenePair(read_scene(href), beside) for href in scenes]
+    pairs = [ScenePair(*pair) for pair in read_pairs(scenes, radars)]
     source = None if labels is None else prepared_labels(labels, destination)
     with BuildDisplay() as display:
         result = build_dataset(

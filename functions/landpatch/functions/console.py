@@ -4,13 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from landpatch.functions.engines.local import Task
 from landpatch.functions.jobs import Entry, State
-from landpatch.functions.tile import Progress as BlockProgress
+
+if TYPE_CHECKING:  # a verb that builds nothing must not wait seconds for what building needs
+    from landpatch.functions.engines.local import Task
+    from landpatch.functions.tile import Progress as BlockProgress
 
 _LINE_SECONDS = 10.0  # between plain lines of one piece of work
 
@@ -75,9 +78,9 @@ class BuildDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def __call__(self, task: Task, news: BlockProgress | Entry | None) -> None:
+    def __call__(self, task: "Task", news: "BlockProgress | Entry | None") -> None:
         """Show what the engine tells."""
-        if isinstance(news, BlockProgress):
+        if news is not None and not isinstance(news, Entry):
             self._progress(task, news)
             return
         if self._bars is not None and task.name in self._tasks:
@@ -90,7 +93,7 @@ class BuildDisplay:
         else:
             say(f"{task.name}: {news.state}: {news.error or 'interrupted'}")
 
-    def _progress(self, task: Task, news: BlockProgress) -> None:
+    def _progress(self, task: "Task", news: "BlockProgress") -> None:
         note = f"{news.kept:,} kept"
         if self._bars is not None:
             if task.name not in self._tasks:

@@ -15,6 +15,7 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from landpatch.catalog.errors import InvalidItem, UnreadableAsset
+from landpatch.catalog.signing import signed_href, without_secrets
 
 _JPEG_2000 = (".jp2", ".j2k")
 
@@ -75,11 +76,12 @@ def gdal_path(href: str) -> str:
 
 def open_raster(href: str) -> rasterio.DatasetReader:
     """Open a GeoTIFF or JPEG 2000 file for reading. Raises InvalidItem (bad href), UnreadableAsset."""
-    path = gdal_path(href)
+    path = gdal_path(signed_href(href))
     driver = "JP2OpenJPEG" if urlsplit(href).path.lower().endswith(_JPEG_2000) else "GTiff"
     try:
         return rasterio.open(path, driver=driver)
     except RasterioError as error:
         raise UnreadableAsset(
-            f"{href} cannot be opened as GeoTIFF or JPEG 2000 ({error}); is it there, complete and readable?"
+            f"{href} cannot be opened as GeoTIFF or JPEG 2000 ({without_secrets(str(error))}); is it there, "
+            "complete and readable?"
         ) from error

@@ -1,7 +1,8 @@
-"""What a user names on the command line, read: scene items and SAFE folders, label files."""
+"""What a user names on the command line, read: scene items and SAFE folders, scene lists, label files."""
 
 import hashlib
 import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,40 @@ from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from landpatch.catalog.errors import InvalidItem, InvalidLabels, StorageError, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParameter, StorageError, UnreadableAsset
 from landpatch.catalog.safe import is_safe, safe_item
+from landpatch.catalog.scene_list import is_scene_list, scene_pairs
 from landpatch.catalog.scenes import with_absolute_hrefs
+from landpatch.catalog.signing import unsigned
 from landpatch.catalog.store import Storage
 from landpatch.functions.labels import open_labels
 
+Item = Mapping[str, Any]
+
 _TIMEOUT = 60.0
+
+
+def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[Item, tuple[Item, ...]]]:
+    """What ``build`` is given: Sentinel-2 items, each with its Sentinel-1 items, in the order of ``scenes``.
+
+    Each of ``scenes`` is a Sentinel-2 scene, to which all of ``radars`` belong, or a scene list, which says itself
+    what belongs together. Raises InvalidItem, UnreadableAsset; InvalidParameter for a scene list beside ``radars``.
+    """
+    given = tuple(read_scene(href) for href in radars)
+    pairs: list[tuple[Item, tuple[Item, ...]]] = []
+    for href in scenes:
+        document = _document(href)
+        if not is_scene_list(document):
+            pairs.append((_item(document, href), given))
+            continue
+        if radars:
+            raise InvalidParameter(
+                f"{href} is a scene list, which says itself what Sentinel-1 scenes belong to it: leave --s1 out, or "
+                "add the items to the list"
+            )
+        listed = scene_pairs(document, _base(href))
+        pairs += [(unsigned(optical), tuple(map(unsigned, beside))) for optical, beside in listed]
+    return pairs
 
 
 def read_scene(href: str) -> dict[str, Any]:
@@ -23,20 +51,7 @@ def read_scene(href: str) -> dict[str, Any]:
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
-    remote = href.startswith(("http://", "https://", "s3://"))
-    if not remote and _local(href).is_dir():
-        if not is_safe(_local(href)):
-            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
-        return safe_item(_local(href))
-    base = href if remote else str(_local(href))
-    try:
-        document = orjson.loads(_bytes(href))
-    except orjson.JSONDecodeError as error:
-        raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
-    if not isinstance(document, dict) or document.get("type") != "Feature":
-        kind = document.get("type") if isinstance(document, dict) else type(document).__name__
-        raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
-    return with_absolute_hrefs(document, base)
+    return _item(_document(href), href)
 
 
 def prepared_labels(source: str, destination: str) -> str:
@@ -76,6 +91,33 @@ def _fingerprint(path: Path) -> str:
         file.seek(max(size - piece, 0))
         digest.update(file.read(piece))
     return digest.hexdigest()[:8]
+
+
+def _document(href: str) -> Any:
+    """What lies at ``href``: the JSON there, or the item of a SAFE folder."""
+    if not _is_remote(href) and _local(href).is_dir():
+        if not is_safe(_local(href)):
+            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
+        return safe_item(_local(href))
+    try:
+        return orjson.loads(_bytes(href))
+    except orjson.JSONDecodeError as error:
+        raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
+
+
+def _item(document: Any, href: str) -> dict[str, Any]:
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        kind = document.get("type") if isinstance(document, dict) else type(document).__name__
+        raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
+    return unsigned(with_absolute_hrefs(document, _base(href)))
+
+
+def _base(href: str) -> str:
+    return href if _is_remote(href) else str(_local(href))
+
+
+def _is_remote(href: str) -> bool:
+    return href.startswith(("http://", "https://", "s3://"))
 
 
 def _local(href: str) -> Path:
