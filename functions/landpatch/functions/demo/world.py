@@ -38,6 +38,8 @@ from landpatch.functions.demo.ground import (
 )
 from landpatch.functions.demo.landscape import STEP, Landscape, Relief, Road, Site, cells_of, plan_landscape
 
+TILES = ("33TUN", "33UUP")
+"""Where the invented land lies."""
 LABEL_LAYER = "U2018_CLC2018_V2020_20u1"
 """Layer of the official GeoPackage of CORINE Land Cover 2018, version 2020_u1."""
 RADAR_NODATA = -32768.0
