@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from landpatch.catalog.bands import PatchAsset, optical_bands
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid
+from landpatch.catalog.safe import verify_zip_member
 from landpatch.catalog.scenes import BandAsset, OpticalScene
 from landpatch.functions.raster import gdal_environment, open_raster
 
@@ -77,6 +78,8 @@ class _Band:
         Not on GDAL's own threads: what goes wrong there is lost, and a truncated file would read as zeros. Each
         thread opens the file for itself, since a handle is not shared.
         """
+        if self.asset.href.startswith("zip:"):
+            verify_zip_member(self.asset.href)
         whole = np.empty((self.dataset.height, self.dataset.width), np.uint16)
         windows = [window for _, window in self.dataset.block_windows(1)]
         threads = min(os.cpu_count() or 1, len(windows))

@@ -1,4 +1,4 @@
-"""What a user names on the command line, read: scene items and SAFE folders, label files."""
+"""What a user names on the command line, read: scene items and SAFE products, label files."""
 
 import hashlib
 import urllib.request
@@ -19,7 +19,7 @@ _TIMEOUT = 60.0
 
 
 def read_scene(href: str) -> dict[str, Any]:
-    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder.
+    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder or zip.
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
@@ -27,6 +27,10 @@ def read_scene(href: str) -> dict[str, Any]:
     if not remote and _local(href).is_dir():
         if not is_safe(_local(href)):
             raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
+        return safe_item(_local(href))
+    if href.lower().endswith(".zip"):
+        if remote:
+            raise InvalidItem(f"{href}: a SAFE product is read from this machine; download the zip first")
         return safe_item(_local(href))
     base = href if remote else str(_local(href))
     try:
