@@ -6,11 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from landpatch.catalog.bands import OPTICAL_ASSETS
-from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.scenes import optical_scene
-from landpatch.functions.optical import OpticalReader
-from landpatch.functions.sources import read_scene
 from small_scenes import RESOLUTIONS, SmallScene, write_raster
 
 PASSED = {"SENSOR_QUALITY": "PASSED", "GEOMETRIC_QUALITY": "PASSED", "GENERAL_QUALITY": "PASSED",
@@ -118,6 +113,13 @@ class Safe:
 
 def read_patches(folder: Path, scene: SmallScene) -> dict[str, np.ndarray]:
     """Every band of the patches of a small scene, by band: (ny, nx, pixels, pixels)."""
+    # Here: the stand-in for sen2cor imports this module too, and is started often.
+    from landpatch.catalog.bands import OPTICAL_ASSETS
+    from landpatch.catalog.grid import TileGrid
+    from landpatch.catalog.scenes import optical_scene
+    from landpatch.functions.optical import OpticalReader
+    from landpatch.functions.sources import read_scene
+
     planes = {}
     with OpticalReader(optical_scene(read_scene(str(folder))), TileGrid.from_tile("33UUP")) as reader:
         for asset in OPTICAL_ASSETS:

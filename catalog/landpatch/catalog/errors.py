@@ -76,3 +76,22 @@ class InvalidDataset(LandpatchError):
     """A dataset on storage is damaged or is not one of landpatch's."""
 
     exit_code = 9
+
+
+class MissingProgram(LandpatchError):
+    """A program that landpatch runs but cannot ship is not on this machine."""
+
+    exit_code = 20
+
+
+class ProcessingFailed(LandpatchError):
+    """A program that landpatch ran did not succeed, or left something else than it should have."""
+
+    exit_code = 21
+    retryable = True
+
+
+class ProcessingTimeout(ProcessingFailed):
+    """A program that landpatch ran took longer than it may."""
+
+    exit_code = 22
