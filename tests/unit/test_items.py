@@ -172,6 +172,8 @@ def test_what_an_item_says() -> None:
         "landpatch:s1_name": "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57",
         "landpatch:backscatter": "gamma0-terrain",
         "landpatch:boa_offset": "removed",
+        "landpatch:boa_offset_reason": "REASON",
+        "landpatch:boa_offset_seen": "SEEN",
     }
     assert properties["label:properties"] is None
     assert properties["label:classes"] == [{"name": None, "classes": list(clc2018().classes)}]
@@ -268,7 +270,7 @@ def test_an_l1c_scene_without_offset_says_so() -> None:
     item = one_item(origin(NORTH.replace("MSIL2A", "MSIL1C").replace("N9999", "N0205"), present=False), record())
     properties = item["properties"]
     assert (properties["processing:level"], properties["processing:version"]) == ("L1C", "02.05")
-    assert properties["landpatch:boa_offset"] == "none"
+    assert properties["landpatch:boa_offset"] == "absent"
 
 
 # --- where a patch lies ------------------------------------------------------------------------------------------

@@ -308,7 +308,7 @@ def test_the_verdict_on_the_offset(item: Item, present: bool) -> None:
 def test_nothing_tells_the_offset() -> None:
     item = no_offset_declared(earth_search(**{"earthsearch:boa_offset_applied": None}))
     item["properties"] |= {"s2:product_uri": None, "s2:processing_baseline": None}
-    with pytest.raises(InvalidItem, match=r"item S2B_33UUP_20240830_0_L2A: .*--boa-offset present or absent"):
+    with pytest.raises(InvalidItem, match=r"item S2B_33UUP_20240830_0_L2A: .*--offset present or absent"):
         boa_offset(item)
 
 

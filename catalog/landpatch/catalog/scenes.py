@@ -49,10 +49,14 @@ class BandAsset:
 
 @dataclass(frozen=True, slots=True)
 class BoaOffset:
-    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known."""
+    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known.
+
+    ``seen`` is what the pixels say to it, once they have been looked at.
+    """
 
     present: bool
     reason: str
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +216,7 @@ def boa_offset(item: Item) -> BoaOffset:
     if baseline is None:
         raise InvalidItem(
             f"item {_id(item)}: neither a processing baseline nor an offset is stated, so it is unknown whether "
-            "1000 must be subtracted; say it with --boa-offset present or absent"
+            "1000 must be subtracted; say it with --offset present or absent"
         )
     if baseline >= 4:
         return BoaOffset(True, f"baseline {baseline:05.2f} adds 1000")

@@ -83,7 +83,8 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="Share from which contains_seasonal_snow stands.",
             ),
             click.option(
-                "--boa-offset",
+                "--offset",
+                "boa_offset",
                 type=click.Choice(["auto", "present", "absent"]),
                 default="auto",
                 show_default=True,

@@ -170,8 +170,8 @@ class OpticalReader:
         self._scl.read(rows.start * self._scl.pixels, 0, out)
         return out
 
-    def verify_offset(self) -> str:
-        """Check on the pixels what the metadata says about the radiometric offset.
+    def verify_offset(self, *, overruled: bool = False) -> str:
+        """Check on the pixels what the metadata says about the radiometric offset; ``overruled``: only look.
 
         Looks at windows spread over the scene, in clear pixels where there is a scene classification. Returns what
         was seen, as text. Raises InvalidScene when the darkest pixels contradict the metadata.
@@ -181,6 +181,8 @@ class OpticalReader:
             return "too few clear pixels to check the offset"
         present = self.scene.offset.present
         seen = f"0.1 percentile of clear pixels {darkest:.0f}"
+        if overruled:
+            return seen
         if present and darkest < _WITHOUT_OFFSET:
             found, remedy = f"below {_WITHOUT_OFFSET}: the 1000 is not there", "absent"
         elif not present and darkest >= _WITH_OFFSET:
@@ -190,7 +192,7 @@ class OpticalReader:
         raise InvalidScene(
             f"item {self.scene.item_id}: its metadata says that the offset of 1000 is "
             f"{'present' if present else 'absent'} ({self.scene.offset.reason}), but the {seen}, {found}. "
-            f"Nothing was guessed; say which is right with --boa-offset {remedy} (or "
+            f"Nothing was guessed; say which is right with --offset {remedy} (or "
             f"{'present' if present else 'absent'}, if the scene really is that "
             f"{'dark' if present else 'bright'})"
         )
