@@ -41,10 +41,13 @@ _RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class BandAsset:
-    """The file of one band: asset ``key`` in the item and absolute ``href``."""
+    """The file of one band: asset ``key`` in the item and absolute ``href``; ``band`` counts from 1 where the file
+    holds several (None: it must hold one).
+    """
 
     key: str
     href: str
+    band: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class RadarScene:
     """One geocoded Sentinel-1 scene, ready to be read.
 
     ``unit`` says whether pixels are decibel or linear power; ``backscatter`` is sigma0, gamma0, gamma0-terrain or
-    unknown; ``nodata`` is what the item declares (None: what the file says).
+    unknown; ``nodata`` is what the item declares (None: what the file says). ``bands`` are those of VV and VH,
+    counted from 1, where both are in one file (None: a file each).
     """
 
     item_id: str
@@ -91,6 +95,7 @@ class RadarScene:
     unit: RadarUnit
     backscatter: str
     nodata: float | None
+    bands: tuple[int, int] | None = None
 
 
 def absolute_href(href: str, base: str) -> str:
@@ -169,7 +174,8 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
     By band name or common name first in ``bands`` / ``eo:bands``, then in the asset's key: keys differ between
     catalogues, and ``eo`` 1.x calls three different bands ``rededge``. Where a band is offered at several
     resolutions (CDSE: B02_10m, B02_20m) the native one is taken; a JPEG 2000 twin (``blue-jp2``) only where there
-    is no other. Raises InvalidItem naming every band that is missing.
+    is no other, and a file of several bands only where no file has the band alone. Raises InvalidItem naming every
+    band that is missing.
     """
     found: dict[str, BandAsset] = {}
     missing = []
@@ -179,6 +185,10 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
             for key, asset in _assets(item).items()
             if band.name in _band_names(key, asset) and _stated_resolution(key, asset) in (None, band.resolution)
         ]
+        stacked = None if candidates else _in_stack(item, band)
+        if stacked is not None:
+            found[band.name] = stacked
+            continue
         if not candidates:
             others = [k for k, a in _assets(item).items() if band.name in _band_names(k, a)]
             missing.append(f"{band.name} (only as {', '.join(others)})" if others else band.name)
@@ -230,7 +240,7 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
     """
     identifier = _id(item)
     properties = _properties(item)
-    assets = {key.lower(): asset for key, asset in _assets(item).items()}
+    assets = _with_polarisations({key.lower(): asset for key, asset in _assets(item).items()})
     missing = [p for p in ("vv", "vh") if p not in assets]
     if missing:
         raise InvalidItem(
@@ -261,6 +271,7 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         unit=stated,
         backscatter=_backscatter(collection, str(assets["vv"].get("title", "")), properties),
         nodata=_declared_nodata(assets["vv"]),
+        bands=None if _STACKED not in assets["vv"] else (assets["vv"][_STACKED], assets["vh"][_STACKED]),
     )
 
 
@@ -344,6 +355,44 @@ def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
             if word.upper() == known.name or word.lower() in known.aliases:
                 return {known.name}
     return set()
+
+
+def _in_stack(item: Item, band: OpticalBand) -> BandAsset | None:
+    """A band in a file of several: an asset with the role ``data`` whose bands all are Sentinel-2's, by name.
+
+    True colour has three of them too, in 8 bits; its role is ``visual`` or none.
+    """
+    for key, asset in _assets(item).items():
+        roles = asset.get("roles")
+        names = [str(described.get("name", "")).upper() for described in _band_objects(asset)]
+        measured = isinstance(roles, list) and "data" in roles and "visual" not in roles
+        if measured and band.name in names and len(names) > 1 and set(names) <= set(optical_bands()):
+            return BandAsset(key, str(asset["href"]), names.index(band.name) + 1)
+    return None
+
+
+_STACKED = "landpatch:band"  # of an asset made by the function below: which band of the file
+
+
+def _with_polarisations(assets: dict[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The assets, and ``vv`` and ``vh`` where one file holds both and its bands are named so."""
+    if "vv" in assets or "vh" in assets:
+        return assets
+    for asset in assets.values():
+        bands, raster = _band_objects(asset), _objects(asset.get("raster:bands"))
+        names = [str(band.get("name", "")).lower() for band in bands]
+        if sorted(names) == ["vh", "vv"]:
+            alone = {
+                name: {
+                    **asset,
+                    "bands": [bands[number]],
+                    "raster:bands": raster[number : number + 1],
+                    _STACKED: number + 1,
+                }
+                for number, name in enumerate(names)
+            }
+            return {**assets, **alone}
+    return assets
 
 
 def _stated_resolution(key: str, asset: Mapping[str, Any]) -> float | None:

@@ -95,10 +95,13 @@ class _Band:
 
     def _read(self, dataset: rasterio.DatasetReader, window: Window, out: NDArray[Any]) -> None:
         try:
-            if out.flags.c_contiguous:
-                dataset.read(1, window=window, out=out)
+            number = self.asset.band or 1
+            if np.dtype(dataset.dtypes[number - 1]).kind == "i":
+                out[...] = _unsigned(dataset.read(number, window=window), dataset.nodatavals[number - 1])
+            elif out.flags.c_contiguous:
+                dataset.read(number, window=window, out=out)
             else:
-                out[...] = dataset.read(1, window=window, out_dtype=out.dtype)
+                out[...] = dataset.read(number, window=window, out_dtype=out.dtype)
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise UnreadableAsset(
@@ -211,9 +214,12 @@ class OpticalReader:
                 f"{what}: its pixels are {abs(transform.a):g} x {abs(transform.e):g} m, {name} must have "
                 f"{resolution} m, north up; give the band at its native resolution"
             )
-        if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "ui":
+        number = asset.band or 1
+        enough = dataset.count == 1 if asset.band is None else dataset.count >= number
+        if not enough or np.dtype(dataset.dtypes[number - 1]).kind not in "ui":
             raise InvalidScene(
-                f"{what}: it has {dataset.count} band(s) of {dataset.dtypes[0]}, expected one band of integers"
+                f"{what}: it has {dataset.count} band(s) of {dataset.dtypes[0]}, expected one band of integers, or "
+                "bands that the item names"
             )
         row, column = (self.grid.uly - transform.f) / -resolution, (self.grid.ulx - transform.c) / resolution
         if row != int(row) or column != int(column):
@@ -281,6 +287,16 @@ class OpticalReader:
         if self._scl is not None:
             self._scl.read(down // 20, right // 20, classes)
         return np.isin(classes, _CLEAR)
+
+
+def _unsigned(values: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+    """Signed pixels on the scale of unsigned ones: 0 and the file's nodata are 0; a negative reflectance, which
+    sources have that took the offset away in signed numbers, is 1, as where landpatch takes it away.
+    """
+    empty = values == 0
+    if nodata is not None:
+        empty |= values == nodata
+    return np.where(empty, 0, np.clip(values.astype(np.int64), 1, 65535))
 
 
 @njit(cache=True, nogil=True)
