@@ -148,11 +148,8 @@ def test_optical_as_it_comes_is_refused(chips: Path, place: Place) -> None:
     path = chips / f"{place.chip}_S2L2A.tif"
     scene = optical_scene(optical_item(place, {"chip": asset(path, list(optical_bands()))}))
     assert [band.band for band in scene.bands.values()] == list(range(1, 13))
-    with (
-        gdal_environment(),
-        pytest.raises(InvalidScene, match=rf"item {place.chip}_S2L2A, asset chip \({path}\): its pixels are 10 x 10 m, "
-                      "B01 must have 60 m"),
-    ):  # fmt: skip
+    says = rf"item {place.chip}_S2L2A, asset chip \({path}\): its pixels are 10 x 10 m, B01 must have 60 m"
+    with gdal_environment(), pytest.raises(InvalidScene, match=says):
         OpticalReader(scene, grid)
 
 
@@ -214,12 +211,8 @@ def on_the_lattice(place: Place, bands: dict[int, tuple[np.ndarray, Affine]]) ->
 def test_optical_off_the_lattice_is_refused(chips: Path, place: Place, tmp_path: Path) -> None:
     grid = TileGrid.from_tile(place.tile)
     scene = optical_scene(optical_item(place, stacks(tmp_path, place, own_grid(chips, place))))
-    with (
-        gdal_environment(),
-        pytest.raises(
-            InvalidScene, match=rf"item {place.chip}_S2L2A, asset S2_\d0m .* is not on the \d0 m grid of tile"
-        ),
-    ):
+    says = rf"item {place.chip}_S2L2A, asset S2_\d0m .* is not on the \d0 m grid of tile"
+    with gdal_environment(), pytest.raises(InvalidScene, match=says):
         OpticalReader(scene, grid)
 
 
@@ -242,20 +235,27 @@ def test_optical_moved_to_the_lattice(chips: Path, place: Place, tmp_path: Path)
                 assert reader.verify_offset().startswith("0.1 percentile of clear pixels ")
         with OpticalReader(optical_scene(item, offset="present" if place.offset else "absent"), grid) as reader:
             reader.verify_offset()
+            rows, columns = reader.covered
             for kind in OPTICAL_ASSETS:
-                r, px = kind.resolution, kind.pixels
-                pixels, t = bands[r]
-                out = np.empty((91, 91, len(kind.planes), px, px), np.uint16)
-                reader.cut(range(91), kind, out)
-                whole = np.zeros((len(kind.planes), 91 * px, 91 * px), np.int64)
-                top, left = round((grid.uly - t.f) / r), round((t.c - grid.ulx) / r)
-                values = pixels.astype(int)
-                values = np.where((values == 0) | (values == -9999), 0, np.maximum(values - 1000 * place.offset, 1))
-                whole[:, top : top + values.shape[1], left : left + values.shape[2]] = values[
-                    :, : 91 * px - top, : 91 * px - left
-                ]
-                expected = whole.reshape(len(kind.planes), 91, px, 91, px).transpose(1, 3, 0, 2, 4)
-                np.testing.assert_array_equal(out, expected)
+                out = np.empty((len(rows), 91, len(kind.planes), kind.pixels, kind.pixels), np.uint16)
+                reader.cut(rows, kind, out)
+                assert not np.delete(out, np.s_[columns.start : columns.stop], axis=1).any()
+                expected = expected_optical(place, *bands[kind.resolution], rows, columns)
+                np.testing.assert_array_equal(out[:, columns.start : columns.stop], expected)
+
+
+def expected_optical(place: Place, pixels: np.ndarray, t: Affine, rows: range, columns: range) -> np.ndarray:
+    """Patches (rows, columns, bands, px, px) of a stack on the lattice: 0 where it has nothing."""
+    grid = TileGrid.from_tile(place.tile)
+    px = round(1200 / t.a)
+    values = pixels.astype(int)
+    values = np.where((values == 0) | (values == -9999), 0, np.maximum(values - 1000 * place.offset, 1))
+    whole = np.zeros((len(pixels), len(rows) * px + 300, len(columns) * px + 300), int)  # room for what is beyond
+    top = round((grid.uly - 1200 * rows.start - t.f) / t.a)
+    left = round((t.c - grid.ulx - 1200 * columns.start) / t.a)
+    whole[:, top : top + values.shape[1], left : left + values.shape[2]] = values
+    whole = whole[:, : len(rows) * px, : len(columns) * px]
+    return whole.reshape(len(pixels), len(rows), px, len(columns), px).transpose(1, 3, 0, 2, 4)
 
 
 @pytest.mark.parametrize("place", PLACES[:3], ids=lambda place: place.tile)

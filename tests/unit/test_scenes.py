@@ -569,7 +569,7 @@ def test_an_item_that_is_wrong_anywhere_never_raises_anything_but_invalid_item(d
         holder = item
         for key in path[:-1]:
             holder = holder[key]
-        holder[path[-1]] = data.draw(JUNK)
+        holder[path[-1]] = copy.deepcopy(data.draw(JUNK))  # the same list in itself would have no end
     for read in (optical_scene, radar_scene, sensing_time, lambda item: with_absolute_hrefs(item, "s3://b/i.json")):
         with contextlib.suppress(InvalidItem):
             read(item)
