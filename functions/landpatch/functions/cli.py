@@ -154,8 +154,8 @@ def build(
 ) -> None:
     """Cut scenes into patches and catalogue them.
 
-    S2_ITEM is the STAC item of a Sentinel-2 scene (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1
-    items given belong to all S2 items given. What is done is not done again.
+    S2_ITEM is the STAC item of a Sentinel-2 scene (a file, http(s):// or s3://), or a SAFE folder or zip. All
+    Sentinel-1 items given belong to all S2 items given. What is done is not done again.
     """
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
