@@ -446,13 +446,13 @@ def test_dark_pixels_contradict_an_offset(tmp_path: Path, name: str, scl: int | 
     assert text.startswith(f"item {scene.item_id}: its metadata says that the offset of 1000 is present")
     assert "the baseline adds 1000" in text
     assert "0.1 percentile of clear pixels 690" in text
-    assert "--boa-offset absent" in text
+    assert "--offset absent" in text
 
 
 def test_no_dark_pixels_contradict_its_absence(tmp_path: Path) -> None:
     scene = flat(tmp_path, {"B02": 950})
     assert verify(scene, present=True) == "0.1 percentile of clear pixels 950"
-    with pytest.raises(InvalidScene, match=rf"item {scene.item_id}: .* is absent .*--boa-offset present"):
+    with pytest.raises(InvalidScene, match=rf"item {scene.item_id}: .* is absent .*--offset present"):
         verify(scene, present=False)
 
 
@@ -485,7 +485,7 @@ def test_a_clear_corner_of_a_cloudy_scene_is_found(tmp_path: Path) -> None:
     small.bands["B02"][2640:2760, 2640:2760] = 300
     scene = load(small.write(tmp_path))
     assert verify(scene, present=False) == "0.1 percentile of clear pixels 300"
-    with pytest.raises(InvalidScene, match="--boa-offset absent"):
+    with pytest.raises(InvalidScene, match="--offset absent"):
         verify(scene, present=True)
 
 

@@ -95,3 +95,22 @@ class NothingFound(LandpatchError):
     """A search was answered, and nothing of what was found can be taken."""
 
     exit_code = 11
+
+
+class MissingProgram(LandpatchError):
+    """A program that landpatch runs but cannot ship is not on this machine."""
+
+    exit_code = 20
+
+
+class ProcessingFailed(LandpatchError):
+    """A program that landpatch ran did not succeed, or left something else than it should have."""
+
+    exit_code = 21
+    retryable = True
+
+
+class ProcessingTimeout(ProcessingFailed):
+    """A program that landpatch ran took longer than it may."""
+
+    exit_code = 22

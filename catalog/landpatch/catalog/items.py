@@ -211,6 +211,8 @@ PROPERTIES: tuple[tuple[str, pa.DataType], ...] = (
     ("landpatch:s2v1_name", pa.string()),
     ("landpatch:backscatter", pa.string()),
     ("landpatch:boa_offset", pa.string()),
+    ("landpatch:boa_offset_reason", pa.string()),
+    ("landpatch:boa_offset_seen", pa.string()),
 )
 """Item properties in column order, with their Arrow types."""
 
@@ -317,6 +319,8 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
             "landpatch:backscatter", [None if radar is None else radar.backscatter for radar in radars]
         ),
         "landpatch:boa_offset": same("landpatch:boa_offset", _offset_word(origin.offset)),
+        "landpatch:boa_offset_reason": same("landpatch:boa_offset_reason", origin.offset.reason),
+        "landpatch:boa_offset_seen": same("landpatch:boa_offset_seen", origin.offset.seen),
     }
     for name in (
         "unlabelled",
@@ -338,7 +342,7 @@ class _Kind:
 
 
 def _offset_word(offset: BoaOffset) -> str:
-    return "removed" if offset.present else "none"
+    return "removed" if offset.present else "absent"
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -42,18 +42,25 @@ _RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class BandAsset:
-    """The file of one band: asset ``key`` in the item and absolute ``href``."""
+    """The file of one band: asset ``key`` in the item and absolute ``href``; ``band`` counts from 1 where the file
+    holds several (None: it must hold one).
+    """
 
     key: str
     href: str
+    band: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BoaOffset:
-    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known."""
+    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known.
+
+    ``seen`` is what the pixels say to it, once they have been looked at.
+    """
 
     present: bool
     reason: str
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +84,8 @@ class RadarScene:
     """One geocoded Sentinel-1 scene, ready to be read.
 
     ``unit`` says whether pixels are decibel or linear power; ``backscatter`` is sigma0, gamma0, gamma0-terrain or
-    unknown; ``nodata`` is what the item declares (None: what the file says).
+    unknown; ``nodata`` is what the item declares (None: what the file says). ``bands`` are those of VV and VH,
+    counted from 1, where both are in one file (None: a file each).
     """
 
     item_id: str
@@ -88,6 +96,7 @@ class RadarScene:
     unit: RadarUnit
     backscatter: str
     nodata: float | None
+    bands: tuple[int, int] | None = None
 
 
 def absolute_href(href: str, base: str) -> str:
@@ -194,7 +203,8 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
     By band name or common name first in ``bands`` / ``eo:bands``, then in the asset's key: keys differ between
     catalogues, and ``eo`` 1.x calls three different bands ``rededge``. Where a band is offered at several
     resolutions (CDSE: B02_10m, B02_20m) the native one is taken; a JPEG 2000 twin (``blue-jp2``) only where there
-    is no other. Raises InvalidItem naming every band that is missing.
+    is no other, and a file of several bands only where no file has the band alone. Raises InvalidItem naming every
+    band that is missing.
     """
     found: dict[str, BandAsset] = {}
     missing = []
@@ -205,6 +215,10 @@ def find_bands(item: Item) -> dict[str, BandAsset]:
     for band in optical_bands().values():
         offered = meant.get(band.name, [])
         candidates = [pair for pair in offered if _stated_resolution(*pair) in (None, band.resolution)]
+        stacked = None if candidates else _in_stack(item, band)
+        if stacked is not None:
+            found[band.name] = stacked
+            continue
         if not candidates:
             others = ", ".join(key for key, _ in offered)
             missing.append(f"{band.name} (only as {others})" if others else band.name)
@@ -242,7 +256,7 @@ def boa_offset(item: Item) -> BoaOffset:
     if baseline is None:
         raise InvalidItem(
             f"item {_id(item)}: neither a processing baseline nor an offset is stated, so it is unknown whether "
-            "1000 must be subtracted; say it with --boa-offset present or absent"
+            "1000 must be subtracted; say it with --offset present or absent"
         )
     if baseline >= 4:
         return BoaOffset(True, f"baseline {baseline:05.2f} adds 1000")
@@ -272,7 +286,7 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
     identifier = _id(item)
     properties = _properties(item)
     name = dual_pol_name(item)
-    assets = {key.lower(): asset for key, asset in _assets(item).items()}
+    assets = _polarisations(item)
     collection = str(item.get("collection", ""))
     stated = unit or _stated_unit(assets["vv"])
     if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
@@ -292,13 +306,14 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         unit=stated,
         backscatter=_backscatter(collection, str(assets["vv"].get("title", "")), properties),
         nodata=_declared_nodata(assets["vv"]),
+        bands=None if _STACKED not in assets["vv"] else (assets["vv"][_STACKED], assets["vh"][_STACKED]),
     )
 
 
 def dual_pol_name(item: Item) -> RadarSceneId:
     """The name of a Sentinel-1 item of which patches can be made: IW, with VV and VH. Raises InvalidItem."""
-    keys = {key.lower() for key in _assets(item)}
-    missing = [p for p in ("vv", "vh") if p not in keys]
+    assets = _polarisations(item)
+    missing = [p for p in ("vv", "vh") if p not in assets]
     if missing:
         raise InvalidItem(
             f"item {_id(item)}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
@@ -318,14 +333,14 @@ def is_radar(item: Item) -> bool:
     Raises InvalidItem where it has no properties or assets.
     """
     return any(key.startswith(("sar:", "s1:", "landpatch:s1_")) for key in _properties(item)) or any(
-        key.lower() in ("vv", "vh", "hh", "hv") for key in _assets(item)
+        key in ("vv", "vh", "hh", "hv") for key in _polarisations(item)
     )
 
 
 def is_terrain_corrected(item: Item) -> bool:
     """Whether a Sentinel-1 item's backscatter is gamma0-terrain (RTC). Raises InvalidItem."""
-    titles = " ".join(str(asset.get("title", "")) for key, asset in _assets(item).items() if key.lower() == "vv")
-    return _backscatter(str(item.get("collection", "")), titles, _properties(item)) == "gamma0-terrain"
+    title = str(_polarisations(item).get("vv", {}).get("title", ""))
+    return _backscatter(str(item.get("collection", "")), title, _properties(item)) == "gamma0-terrain"
 
 
 def by_time_gap(scenes: Iterable[RadarScene], sensed: datetime) -> list[RadarScene]:
@@ -408,6 +423,45 @@ def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
             if word.upper() == known.name or word.lower() in known.aliases:
                 return {known.name}
     return set()
+
+
+def _in_stack(item: Item, band: OpticalBand) -> BandAsset | None:
+    """A band in a file of several: an asset with the role ``data`` whose bands all are Sentinel-2's, by name.
+
+    True colour has three of them too, in 8 bits; its role is ``visual`` or none.
+    """
+    for key, asset in _assets(item).items():
+        roles = asset.get("roles")
+        names = [str(described.get("name", "")).upper() for described in _band_objects(asset)]
+        measured = isinstance(roles, list) and "data" in roles and "visual" not in roles
+        if measured and band.name in names and len(names) > 1 and set(names) <= set(optical_bands()):
+            return BandAsset(key, str(asset["href"]), names.index(band.name) + 1)
+    return None
+
+
+_STACKED = "landpatch:band"  # of an asset made by the function below: which band of the file
+
+
+def _polarisations(item: Item) -> dict[str, Mapping[str, Any]]:
+    """The assets by key in lower case, and ``vv`` and ``vh`` where one file holds both and its bands are named so."""
+    assets = {key.lower(): asset for key, asset in _assets(item).items()}
+    if "vv" in assets or "vh" in assets:
+        return assets
+    for asset in assets.values():
+        bands, raster = _band_objects(asset), _objects(asset.get("raster:bands"))
+        names = [str(band.get("name", "")).lower() for band in bands]
+        if sorted(names) == ["vh", "vv"]:
+            alone = {
+                name: {
+                    **asset,
+                    "bands": [bands[number]],
+                    "raster:bands": raster[number : number + 1],
+                    _STACKED: number + 1,
+                }
+                for number, name in enumerate(names)
+            }
+            return {**assets, **alone}
+    return assets
 
 
 def _stated_resolution(key: str, asset: Mapping[str, Any]) -> float | None:

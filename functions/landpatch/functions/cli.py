@@ -3,7 +3,7 @@
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
 7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
-130 interrupted (run the same command again to go on).
+20 sen2cor is not there; 21 it failed; 22 it took too long; 130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -89,7 +89,8 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="Share from which contains_seasonal_snow stands.",
             ),
             click.option(
-                "--boa-offset",
+                "--offset",
+                "boa_offset",
                 type=click.Choice(["auto", "present", "absent"]),
                 default="auto",
                 show_default=True,
@@ -317,8 +318,8 @@ def build(
     """Cut scenes into patches and catalogue them.
 
     SCENES is a scene list (the scenes.json that `landpatch discover` writes), or the STAC item of a Sentinel-2 scene
-    (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1 items given with --s1 belong to all S2 items given.
-    What is done is not done again.
+    (a file, http(s):// or s3://), or a SAFE folder or zip. All Sentinel-1 items given with --s1 belong to all S2
+    items given. What is done is not done again.
     """
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
@@ -409,6 +410,56 @@ def status(dataset: str, as_json: bool) -> None:
         + "; blocks: "
         + (", ".join(f"{state} {count}" for state, count in sorted(states.items())) or "none")
     )
+
+
+@main.command(epilog=_EXAMPLE + "landpatch l2a S2A_MSIL1C_20170613T101031_N0500_R022_T33UUP.SAFE --to l2a/")
+@click.argument("sources", nargs=-1, required=True, metavar="L1C.SAFE...")
+@click.option("--to", "destination", type=click.Path(file_okay=False), help="Folder. Default: beside each product.")
+@click.option(
+    "--sen2cor", "program", metavar="PATH", help="L2A_Process. Default: $LANDPATCH_L2A_PROCESS, PATH, home."
+)
+@click.option("--resolution", type=click.Choice(["10"]), help="Passed on to sen2cor. Default: all that it makes.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=7200, show_default=True, help="Seconds a product."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each product's STAC item as a JSON line on stdout.")
+@_verb
+def l2a(
+    sources: tuple[str, ...],
+    destination: str | None,
+    program: str | None,
+    resolution: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Make L2A products of L1C SAFE folders or zips, with your own sen2cor.
+
+    Prints the path of each product's STAC item, which `landpatch build` takes. What is done is not done again; the
+    L1C products are not changed.
+    """
+    from landpatch.functions.console import counting, out, say
+    from landpatch.functions.l2a import correct_all
+
+    result = correct_all(
+        sources,
+        destination,
+        program=program,
+        resolution=None if resolution is None else int(resolution),
+        timeout=timeout,
+        watch=counting,
+    )
+    for product in result.products:
+        if product.warning:
+            say(f"warning: {product.warning}")
+        say(f"{product.folder}: {'made' if product.changed else 'there already'}; log: {product.log}")
+        out(json.dumps(product.item) if as_json else str(product.item_path))
+    if len(sources) == 1:
+        for error in result.refused.values():
+            raise error
+    for source, error in result.refused.items():
+        say(f"refused {source}: {error}")
+    if result.refused:
+        raise Incomplete(f"{len(result.refused)} of {len(sources)} products did not succeed; the others are complete")
 
 
 @main.group()

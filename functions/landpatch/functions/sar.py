@@ -40,8 +40,11 @@ class RadarReader:
             vh = opened.enter_context(open_raster(scene.vh))
             for href, dataset in ((scene.vv, vv), (scene.vh, vh)):
                 _check(scene, href, dataset)
-            self._samplers = [TileSampler(vv, grid, nodata=scene.nodata)]
-            self._samplers.append(TileSampler(vh, grid, nodata=scene.nodata, lattice=self._samplers[0].lattice))
+            first, second = scene.bands or (1, 1)
+            self._samplers = [TileSampler(vv, grid, first, nodata=scene.nodata)]
+            self._samplers.append(
+                TileSampler(vh, grid, second, nodata=scene.nodata, lattice=self._samplers[0].lattice)
+            )
             self._stack = opened.pop_all()
 
     @property
@@ -86,8 +89,11 @@ def _check(scene: RadarScene, href: str, dataset: rasterio.DatasetReader) -> Non
         )
     if dataset.crs is None or dataset.transform == Affine.identity() or dataset.transform.is_degenerate:
         raise InvalidScene(f"{what} has no CRS or no geotransform; geocode it first")
-    if dataset.count != 1:
-        raise InvalidScene(f"{what} has {dataset.count} bands; one file per polarisation is needed, with one band")
+    if dataset.count != (1 if scene.bands is None else 2):
+        raise InvalidScene(
+            f"{what} has {dataset.count} bands; a file per polarisation is needed, with one band, or one file of two "
+            "bands that the item names VV and VH"
+        )
     if np.dtype(dataset.dtypes[0]).kind not in "fiu":
         raise InvalidScene(f"{what} has pixels of type {dataset.dtypes[0]}; backscatter as real numbers is needed")
 

@@ -1,4 +1,4 @@
-"""What a user names on the command line, read: scene items and SAFE folders, scene lists, label files."""
+"""What a user names on the command line, read: scene items and SAFE products, scene lists, label files."""
 
 import hashlib
 import urllib.request
@@ -47,7 +47,7 @@ def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[
 
 
 def read_scene(href: str) -> dict[str, Any]:
-    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder.
+    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder or zip.
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
@@ -94,10 +94,14 @@ def _fingerprint(path: Path) -> str:
 
 
 def _document(href: str) -> Any:
-    """What lies at ``href``: the JSON there, or the item of a SAFE folder."""
+    """What lies at ``href``: the JSON there, or the item of a SAFE folder or zip."""
     if not _is_remote(href) and _local(href).is_dir():
         if not is_safe(_local(href)):
             raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
+        return safe_item(_local(href))
+    if href.lower().endswith(".zip"):
+        if _is_remote(href):
+            raise InvalidItem(f"{href}: a SAFE product is read from this machine; download the zip first")
         return safe_item(_local(href))
     try:
         return orjson.loads(_bytes(href))

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -218,11 +218,11 @@ class _Block:
         )
 
     def _checked_offset(self) -> str:
-        offset = self.sources.optical.offset
-        verdict = f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}"
-        if self.parameters.boa_offset != "auto":
-            return verdict
-        return f"{verdict}; {self.reader.verify_offset()}"
+        """Have the pixels confirm the verdict on the offset and record what they said; returns it for the ledger."""
+        seen = self.reader.verify_offset(overruled=self.parameters.boa_offset != "auto")
+        offset = replace(self.sources.optical.offset, seen=seen)
+        self.origin = replace(self.origin, offset=offset)
+        return f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}; {seen}"
 
     def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
         size = min(len(rows), max(len(strip) for strip in strips()))
