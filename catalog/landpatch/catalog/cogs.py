@@ -111,7 +111,7 @@ def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
     Raises UnreadableAsset as ``read_planes_into`` does.
     """
     planes = np.empty((len(asset.planes), asset.pixels, asset.pixels), asset.dtype)
-    read_planes_into(data, asset, planes)
+    read_planes_into(data, asset, list(planes))
     return planes
 
 

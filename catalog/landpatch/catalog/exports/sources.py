@@ -38,7 +38,7 @@ class PatchFile:
     def read(self, storage: Storage) -> NDArray[Any]:
         """The pixels (planes, pixels, pixels). Raises DamagedFile naming patch and file, StorageError."""
         planes = np.empty((len(self.asset.planes), self.asset.pixels, self.asset.pixels), self.asset.dtype)
-        self.read_into(storage, planes)
+        self.read_into(storage, list(planes))
         return planes
 
     def read_into(self, storage: Storage, planes: Sequence[NDArray[Any]]) -> None:
