@@ -301,7 +301,8 @@ def _plains(seed: int) -> Part:
         start=datetime(2024, 6, 13, 5, 17, 21, tzinfo=UTC),
         orbit=54301,
         datatake="069B3F",
-        swath=(west + 24_000, north - 10_000, 0.19),
+        # Its own eastern edge runs the other way: where the two edges cross, a patch is left to neither.
+        swath=(west + 23_000, north - 10_000, 0.19),
         ascending=False,
     )
     hole = Site(0, west + 20_700, north - 11_300, 1150, 1.2, 0.3, rough=0.5)
