@@ -95,8 +95,8 @@ def test_a_scene_of_a_list_without_its_pair_does_not_stop_the_others(
     answer = json.loads(result.stdout)
     assert answer["kept"] == 6
     assert answer["refused"] == {
-        "alone": "item alone: it comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: give "
-        "Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)",
+        "alone": "item alone: it comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: "
+        "give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)",
         "bare": answer["refused"]["bare"],
     }
     assert "no asset at native resolution for band(s) B01" in answer["refused"]["bare"]
