@@ -121,7 +121,9 @@ def tile_outline(tile: str) -> shapely.Geometry:
 def _tiles_in_zone(geometry: shapely.Geometry, zone: int) -> list[str]:
     middle = 6 * zone - 183
     window = shapely.box(middle - _REACH, -_LIMIT, middle + _REACH, _LIMIT)
-    parts = [shapely.intersection(_shifted(geometry, turn), window) for turn in (-360, 0, 360)]
+    west, _, east, _ = geometry.bounds
+    turns = [turn for turn in (-360, 0, 360) if abs((west + east) / 2 + turn - middle) <= _REACH + (east - west) / 2]
+    parts = [shapely.intersection(_shifted(geometry, turn), window) for turn in turns]
     near = shapely.union_all([part for part in parts if not part.is_empty])
     if near.is_empty:
         return []
@@ -175,7 +177,8 @@ def _zone_limits(zone: int, band: str) -> tuple[float, float] | None:
 
 
 def _box(west: float, south: float, east: float, north: float) -> shapely.Geometry:
-    """The box; a line or a point where it has no width or height."""
+    """The box; a line or a point where it has no width or height to a tenth of a millimetre."""
+    west, south, east, north = (round(degrees, 9) for degrees in (west, south, east, north))
     if west == east or south == north:
         ends = [(west, south), (east, north)]
         return shapely.Point(ends[0]) if ends[0] == ends[1] else shapely.LineString(ends)

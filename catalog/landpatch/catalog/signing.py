@@ -35,11 +35,13 @@ _lock = threading.Lock()
 
 def unsigned_href(href: str) -> str:
     """The href without a shared access signature; any other href as it is."""
+    if "sig=" not in href:
+        return href
     try:
         parts = urlsplit(href)
     except ValueError:
         return href
-    if not (parts.hostname or "").endswith(_BLOBS) or "sig=" not in parts.query:
+    if not (parts.hostname or "").endswith(_BLOBS):
         return href
     kept = [(key, value) for key, value in parse_qsl(parts.query) if key.lower() in _KEPT]
     return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode(kept), ""))
