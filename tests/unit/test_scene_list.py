@@ -182,7 +182,7 @@ def test_two_items_of_one_id_cannot_be_listed() -> None:
         scene_list([pair(optical_item(), [renamed])])
 
 
-# --- signatures ------------------------------------------------------------------------------------------------------
+# --- signatures ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
