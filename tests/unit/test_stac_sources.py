@@ -35,6 +35,7 @@ def _scene(name: str = "S2A_33UUP_20170613_0_L2A", **properties: Any) -> dict[st
     stated = {"datetime": "2017-06-13T10:10:31Z", "platform": "sentinel-2a", "grid:code": "MGRS-33UUP"}
     return {
         "type": "Feature",
+        "stac_version": "1.0.0",
         "id": name,
         "collection": "sentinel-2-l2a",
         "geometry": {

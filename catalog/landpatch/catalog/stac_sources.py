@@ -449,10 +449,13 @@ def _is_optical(item: Item) -> bool:
 
 
 def _is_radar(item: Item) -> bool:
-    """Whether an item is a Sentinel-1 scene, ground range or terrain-corrected: no SLC, no mosaic."""
-    if not _is_of(item, "1"):
-        return False
+    """Whether an item is a Sentinel-1 scene, ground range or terrain-corrected: no SLC, no mosaic, no land cover."""
     properties = item["properties"]
+    scene = item["id"][:3].upper() in ("S1A", "S1B", "S1C", "S1D") or any(
+        key.startswith("sar:") for key in properties
+    )
+    if not scene or not _is_of(item, "1"):
+        return False
     kind = str(properties.get("product:type") or properties.get("sar:product_type") or "GRD").upper()
     return "GRD" in kind or "RTC" in kind
 
