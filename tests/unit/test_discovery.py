@@ -217,7 +217,7 @@ def test_explain_and_json(source: Path) -> None:
     [
         (["--tiles", "33UUP,33UWP"], 3, "1 time(s) a tile has no scene in a period"),
         (["--tiles", "33UWP"], 11, "no scene was chosen from 1 found"),
-        (["--tiles", "33UWP", "--max-cloud", "90"], 0, "in "),
+        (["--tiles", "33UWP", "--max-cloud", "90"], 3, "no Sentinel-1 scene within the limits"),
         (["--tiles", "33UUP", "--max-gap-hours", "3"], 3, "no Sentinel-1 scene within the limits"),
         (["--tiles", "33UUP", "--max-gap-hours", "3", "--no-s1"], 0, "1 Sentinel-2 scene(s) in"),
         (["--tiles", "33UUP", "--relative-orbit", "44", "--orbit", "descending"], 0, ""),

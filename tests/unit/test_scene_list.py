@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.pairing import Pairing, pair
 from landpatch.catalog.scene_list import PAIR, RECORD, scene_list, scene_pairs, write_scene_list
+from landpatch.catalog.signing import storable_href
 from small_items import SENSED, optical_item, part_of_tile, radar_item
 
 BASE = "/somewhere/scenes.json"
@@ -179,3 +180,46 @@ def test_two_items_of_one_id_cannot_be_listed() -> None:
     renamed = {**radar_item(-3, WEST), "id": "S2A_33UUP_20170613_0_L2A"}
     with pytest.raises(InvalidItem, match="a Sentinel-1 and a Sentinel-2 item have the same id"):
         scene_list([pair(optical_item(), [renamed])])
+
+
+# --- signatures ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("href", "stored"),
+    [
+        ("https://a.blob.core.windows.net/c/f.tif?st=1&se=2&sp=rl&sv=2021&sr=c&skoid=x&sig=ab%3D", "{}/c/f.tif"),
+        ("https://a.blob.core.windows.net/c/f.tif?sig=x&snapshot=2024&sv=1#here", "{}/c/f.tif?snapshot=2024#here"),
+        ("https://b.s3.amazonaws.com/f.tif?X-Amz-Algorithm=A&X-Amz-Signature=b&x-amz-date=c", "{}/f.tif"),
+        ("https://b.s3.amazonaws.com/f.tif?versionId=7&X-Amz-Signature=b", "{}/f.tif?versionId=7"),
+        ("https://b.s3.amazonaws.com/f.tif?AWSAccessKeyId=a&Signature=b&Expires=1", "{}/f.tif"),
+        ("https://d.cloudfront.net/f.tif?Policy=a&Signature=b&Key-Pair-Id=c&v=2", "{}/f.tif?v=2"),
+        ("https://storage.googleapis.com/b/f.tif?X-Goog-Signature=a", "{}/b/f.tif"),
+        # What is no signature stays, to the letter.
+        ("https://pc/api/tilejson.json?collection=s2&item=a%20b&assets=visual&sp=1", None),
+        ("https://pc/f.tif?signature=by+hand", None),
+        ("https://pc/f.tif?", None),
+        ("s3://bucket/a?b.tif", None),
+        ("/data/a#b.tif", None),
+    ],
+)
+def test_signatures_are_not_stored(href: str, stored: str | None) -> None:
+    host = "/".join(href.split("/")[:3])
+    expected = href if stored is None else stored.format(host)
+    assert storable_href(href).removesuffix("?") == expected.removesuffix("?")
+    assert storable_href(expected) == storable_href(href)
+
+
+def test_no_signature_is_left_anywhere_in_a_scene_list() -> None:
+    optical = optical_item()
+    signed = "https://a.blob.core.windows.net/c/f.tif?se=2&sp=rl&sig=secret"
+    optical["assets"]["red"] = {
+        "href": signed,
+        "alternate": {"https": {"href": signed}},
+        "eo:bands": [{"name": "B04"}],
+    }
+    optical["links"] = [{"rel": "preview", "href": signed}]
+    text = json.dumps(scene_list([pair(optical, [])]))
+    assert "secret" not in text
+    assert text.count("https://a.blob.core.windows.net/c/f.tif") == 3
+    assert "secret" in json.dumps(optical)  # the item itself is left as it was

@@ -164,8 +164,8 @@ def discover(
     """Find, choose and pair scenes for the tiles of ``query``; without ``radar_source`` Sentinel-2 alone.
 
     Limits of ``query`` on cloud, nodata, sun and baseline are not used: they stand in ``preference``. ``progress`` is
-    told how many of the tiles are done. Raises InvalidParameter where no month of the query lies in its range, and what
-    the sources raise (a page that cannot be had ends the search).
+    told how many of the tiles are done. Raises InvalidParameter where no month of the query lies in its range, and
+    what the sources raise (a page that cannot be had ends the search).
     """
     preference = preference or Preference()
     limits = limits or PairingLimits()
