@@ -1,21 +1,18 @@
 """What a user names on the command line, read: scene items and SAFE folders, label files."""
 
 import hashlib
-import urllib.request
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from landpatch.catalog.errors import InvalidItem, InvalidLabels, StorageError, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, InvalidLabels
+from landpatch.catalog.radar_safe import is_radar_safe, radar_safe_item
 from landpatch.catalog.safe import is_safe, safe_item
 from landpatch.catalog.scenes import with_absolute_hrefs
 from landpatch.catalog.store import Storage
+from landpatch.functions.hrefs import is_remote, local_path, read_bytes
 from landpatch.functions.labels import open_labels
-
-_TIMEOUT = 60.0
 
 
 def read_scene(href: str) -> dict[str, Any]:
@@ -23,14 +20,18 @@ def read_scene(href: str) -> dict[str, Any]:
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
-    remote = href.startswith(("http://", "https://", "s3://"))
-    if not remote and _local(href).is_dir():
-        if not is_safe(_local(href)):
-            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
-        return safe_item(_local(href))
-    base = href if remote else str(_local(href))
+    remote = is_remote(href)
+    if not remote and local_path(href).is_dir():
+        if is_radar_safe(local_path(href)):
+            return radar_safe_item(local_path(href))
+        if not is_safe(local_path(href)):
+            raise InvalidItem(
+                f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml, MTD_MSIL1C.xml or manifest.safe in it)"
+            )
+        return safe_item(local_path(href))
+    base = href if remote else str(local_path(href))
     try:
-        document = orjson.loads(_bytes(href))
+        document = orjson.loads(read_bytes(href))
     except orjson.JSONDecodeError as error:
         raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
     if not isinstance(document, dict) or document.get("type") != "Feature":
@@ -76,23 +77,3 @@ def _fingerprint(path: Path) -> str:
         file.seek(max(size - piece, 0))
         digest.update(file.read(piece))
     return digest.hexdigest()[:8]
-
-
-def _local(href: str) -> Path:
-    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
-    return Path(path).absolute()
-
-
-def _bytes(href: str) -> bytes:
-    scheme = href.partition("://")[0]
-    try:
-        if scheme in ("http", "https"):
-            with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
-                content: bytes = answer.read()
-                return content
-        if scheme == "s3":
-            parent, _, name = href.rpartition("/")
-            return Storage.open(parent).get(name)
-        return _local(href).read_bytes()
-    except (OSError, HTTPException, ValueError, StorageError) as error:
-        raise UnreadableAsset(f"the item {href} cannot be read: {error}") from error
