@@ -22,6 +22,11 @@ def local_path(href: str) -> Path:
     return Path(path).absolute()
 
 
+def absolute(href: str) -> str:
+    """``href`` so that it means the same in every working directory."""
+    return href if is_remote(href) else str(local_path(href))
+
+
 def read_bytes(href: str) -> bytes:
     """The whole content of ``href``. Raises UnreadableAsset."""
     scheme = href.partition("://")[0]

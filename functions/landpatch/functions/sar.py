@@ -6,8 +6,9 @@ the grids do not coincide. What the backscatter is (sigma0, gamma0) stays as it 
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Protocol, Self
 
 import numpy as np
 import rasterio
@@ -18,18 +19,49 @@ from numpy.typing import NDArray
 from landpatch.catalog.errors import InvalidParameter, InvalidScene
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.scenes import RadarScene
+from landpatch.functions.jobs import HeightsAbove
 from landpatch.functions.raster import open_raster
 from landpatch.functions.warp import Float32, TileSampler
-
-if TYPE_CHECKING:
-    from landpatch.functions.sar_grd.elevation import ElevationModel
-    from landpatch.functions.sar_grd.reader import GrdReader
 
 POWER_FLOOR = 1e-7
 """Power below this (also zero, and negative after noise removal) counts as this: -70 dB, far below the noise."""
 
 
-def open_radar(scene: RadarScene, grid: TileGrid, model: "ElevationModel | None") -> "RadarReader | GrdReader":
+@dataclass(frozen=True, slots=True)
+class ElevationModel:
+    """Where the height of the ground comes from, which GRD products need.
+
+    ``source``: href of a GeoTIFF in any CRS, of a STAC item or item collection (.json, .geojson), or a folder of
+    GeoTIFFs. ``heights``: what they are above. ``sea``: where the model has no file there is sea, as in Copernicus
+    GLO-30, which has none for open sea; else a model that does not cover the tile is an error.
+    """
+
+    source: str
+    heights: HeightsAbove = "geoid"
+    sea: bool = False
+
+
+class RadarStrips(Protocol):
+    """What reads a scene on the patch grid of a tile; see RadarReader."""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether pixels are on the tile's own grid."""
+
+    def strip(self, rows: range, out: Float32) -> None:
+        """Read some patch rows as decibel."""
+
+    def close(self) -> None:
+        """Close all files."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_radar(scene: RadarScene, grid: TileGrid, model: ElevationModel | None) -> RadarStrips:
     """The reader for a scene; ``model`` is needed for GRD products. Raises what readers raise, InvalidParameter."""
     if scene.grd is None:
         return RadarReader(scene, grid)

@@ -11,10 +11,9 @@ taken from the public-domain model as PyPI's egm96 0.3.0 carries it, every third
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -30,29 +29,15 @@ from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.scenes import with_absolute_hrefs
 from landpatch.functions.hrefs import is_remote, local_path, read_bytes
 from landpatch.functions.raster import open_raster
+from landpatch.functions.sar import ElevationModel
 from landpatch.functions.warp import KNOT_PIXELS, PATCH_PIXELS, TileSampler
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
-Heights = Literal["geoid", "ellipsoid"]
 
 _GEOID = Path(__file__).parents[1] / "data" / "egm96_15min.tif"
 _ASSETS = ("data", "elevation", "dem")
 _TIFF = (".tif", ".tiff")
-
-
-@dataclass(frozen=True, slots=True)
-class ElevationModel:
-    """Where heights come from.
-
-    ``source``: href of a raster, of a STAC item or item collection (.json, .geojson), or a folder of GeoTIFFs.
-    ``heights``: what they are above. ``sea``: where the model has no file there is sea, as in Copernicus GLO-30,
-    which has none for open sea; else a model that does not cover the tile is an error.
-    """
-
-    source: str
-    heights: Heights = "geoid"
-    sea: bool = False
 
 
 class Elevation:

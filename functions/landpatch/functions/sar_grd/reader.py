@@ -21,10 +21,10 @@ from landpatch.catalog.grid import PATCH_METRES, STRIP_ROWS, TileGrid
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.scenes import RadarScene
 from landpatch.functions.raster import open_raster
-from landpatch.functions.sar import to_decibel
+from landpatch.functions.sar import ElevationModel, to_decibel
 from landpatch.functions.sar_grd.annotation import Float64, read_annotation, read_calibration, read_noise
 from landpatch.functions.sar_grd.calibration import Calibration, Counts, Float32
-from landpatch.functions.sar_grd.elevation import Elevation, ElevationModel
+from landpatch.functions.sar_grd.elevation import Elevation
 from landpatch.functions.sar_grd.geometry import (
     HEIGHT_MIDDLE,
     HEIGHT_REACH,
