@@ -567,7 +567,8 @@ def _gather(
                     south, east = souths[x], easts[x]
                     r, c = rows[x], columns[x]
                     out_row, out_column = k * KNOT_PIXELS + y, j * KNOT_PIXELS + x
-                    if inside:
+                    # The same sum whether or not the window ends here: it depends on how the work was cut.
+                    if inside or (r >= 0 and c >= 0 and r + 1 < height and c + 1 < width):
                         upper = values[r, c] * (one - east) + values[r, c + 1] * east
                         lower = values[r + 1, c] * (one - east) + values[r + 1, c + 1] * east
                         value = upper * (one - south) + lower * south

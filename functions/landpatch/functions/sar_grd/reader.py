@@ -92,12 +92,15 @@ class GrdReader:
             for left in range(0, TILE_PATCHES, _PIECE_PATCHES):
                 columns = range(left, min(left + _PIECE_PATCHES, TILE_PATCHES))
                 pixels = slice(columns.start * PATCH_PIXELS, columns.stop * PATCH_PIXELS)
-                self._piece(piece_rows, columns, out[:, lines, pixels])
+                self.power(piece_rows, columns, out[:, lines, pixels])
         for plane in out:
             to_decibel(plane)
 
-    def _piece(self, rows: range, columns: range, out: Float32) -> None:
-        """Sigma0 as power at the pixels of some patches."""
+    def power(self, rows: range, columns: range, out: Float32) -> None:
+        """Read some patch rows and columns as ``out``, float32 (2, len(rows) * 120, len(columns) * 120): VV, VH.
+
+        Sigma0 as linear power; memory grows with the number of patches. Raises UnreadableAsset.
+        """
         out.fill(np.nan)
         longitude, latitude = self._degrees(
             np.arange(rows.start * _PATCH_KNOTS, rows.stop * _PATCH_KNOTS + 1.0) * (KNOT_PIXELS * PIXEL_METRES),
