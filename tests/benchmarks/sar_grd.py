@@ -2,9 +2,9 @@
 
     python tests/benchmarks/sar_grd.py SAFE [--oracle PYTHON]
 
-SAFE is a real IW GRD product, of which only the metadata is used (../shared/data/s1-grd-rome): its image is replaced by
-a generated one. PYTHON has sarsen (``make oracle`` makes .venv-oracle). sarsen does one polarisation and gives beta0
-with the noise in it; so both polarisations of the copy read by landpatch have no noise, and beta0's table for sigma0's.
+SAFE is a real IW GRD product, of which only the metadata is used (../shared/data/s1-grd-rome): its image is replaced
+by a generated one. PYTHON has sarsen (``make oracle`` makes .venv-oracle). sarsen does one polarisation and gives
+beta0 with the noise in it; so both polarisations of the copy have no noise, and beta0's table for sigma0's.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def sarsen(safe: str, dem: str, target: str) -> dict[str, Any]:
         sarsen.terrain_correction(product, dem, output_urlpath=path, interp_method="linear")
         with rasterio.open(path) as dataset:
             pixels = dataset.read(1)
+            if dataset.transform.e > 0:  # sarsen turns elevation models upside down, and its results with them
+                pixels = pixels[::-1]
     used = cpu_seconds() - before
     np.save(target, pixels)
     return {"work": used}
