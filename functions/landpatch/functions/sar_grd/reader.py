@@ -1,6 +1,6 @@
 """A Sentinel-1 GRD product on the patch grid of a tile: sigma0 of VV and VH as float32 decibel.
 
-Work goes piece by piece, 13 x 13 patches: the piece's window of both images is read and calibrated in radar
+Work goes piece by piece, 7 x 7 patches: the piece's window of both images is read and calibrated in radar
 geometry, then every pixel of the piece takes the bilinear mean, in power, of the four calibrated pixels around its
 place in the product. Neither pieces nor strips change a bit of a pixel.
 """
@@ -17,7 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
-from landpatch.catalog.grid import PATCH_METRES, STRIP_ROWS, TileGrid
+from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.scenes import RadarScene
 from landpatch.functions.raster import open_raster
@@ -35,7 +35,7 @@ from landpatch.functions.sar_grd.geometry import (
 )
 from landpatch.functions.warp import KNOT_PIXELS, PATCH_PIXELS, PIXEL_METRES
 
-_PIECE_PATCHES = STRIP_ROWS
+_PIECE_PATCHES = 7  # a piece's arrays take 40 MB; 13 would take 120 and be no faster
 _PATCH_KNOTS = PATCH_PIXELS // KNOT_PIXELS
 _MARGIN = 8  # pixels around what a piece's knots ask for: between knots lie joints of ground range polynomials
 
@@ -86,21 +86,25 @@ class GrdReader:
         ``10 log10(max(sigma0, 1e-7))``; NaN outside the product, where it has no data, and where the elevation
         model has none. Raises UnreadableAsset.
         """
-        for top in range(rows.start, rows.stop, _PIECE_PATCHES):
-            piece_rows = range(top, min(top + _PIECE_PATCHES, rows.stop))
-            lines = slice((top - rows.start) * PATCH_PIXELS, (piece_rows.stop - rows.start) * PATCH_PIXELS)
-            for left in range(0, TILE_PATCHES, _PIECE_PATCHES):
-                columns = range(left, min(left + _PIECE_PATCHES, TILE_PATCHES))
-                pixels = slice(columns.start * PATCH_PIXELS, columns.stop * PATCH_PIXELS)
-                self.power(piece_rows, columns, out[:, lines, pixels])
+        self.power(rows, range(TILE_PATCHES), out)
         for plane in out:
             to_decibel(plane)
 
     def power(self, rows: range, columns: range, out: Float32) -> None:
         """Read some patch rows and columns as ``out``, float32 (2, len(rows) * 120, len(columns) * 120): VV, VH.
 
-        Sigma0 as linear power; memory grows with the number of patches. Raises UnreadableAsset.
+        Sigma0 as linear power; NaN as in ``strip``. Raises UnreadableAsset.
         """
+        for piece_rows in strips(rows.start, rows.stop, _PIECE_PATCHES):
+            for piece_columns in strips(columns.start, columns.stop, _PIECE_PATCHES):
+                lines, pixels = (
+                    slice((part.start - whole.start) * PATCH_PIXELS, (part.stop - whole.start) * PATCH_PIXELS)
+                    for part, whole in ((piece_rows, rows), (piece_columns, columns))
+                )
+                self._piece(piece_rows, piece_columns, out[:, lines, pixels])
+
+    def _piece(self, rows: range, columns: range, out: Float32) -> None:
+        """The same for a few patches, whose arrays fit into memory at once."""
         out.fill(np.nan)
         longitude, latitude = self._degrees(
             np.arange(rows.start * _PATCH_KNOTS, rows.stop * _PATCH_KNOTS + 1.0) * (KNOT_PIXELS * PIXEL_METRES),
