@@ -115,6 +115,28 @@ def test_a_patch_does_not_depend_on_how_the_work_was_cut(tmp_path: Path) -> None
         assert part.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
+def test_nor_on_how_the_elevation_model_is_cut_into_files_and_work(tmp_path: Path) -> None:
+    # GIVEN a model in two files with the seam inside a patch, and holes in one of them
+    whole = write_dem(tmp_path / "whole.tif", pixel=33, reach=20_000)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    cut(whole, folder / "west.tif", slice(0, 607))
+    cut(whole, folder / "east.tif", slice(607, None))
+    with rasterio.open(folder / "east.tif", "r+") as dataset:
+        pixels = dataset.read(1)
+        pixels[580:600, 3:40] = -9999
+        dataset.write(pixels, 1)
+        dataset.nodata = -9999
+    model = ElevationModel(str(folder), sea=True)
+    safe = SmallGrd().write(tmp_path)
+    together = read(safe, model, range(40, 44))
+    assert np.isfinite(together[:, :, COLUMNS]).all()
+    for row in range(40, 44):
+        alone = read(safe, model, range(row, row + 1))
+        expected = together[:, (row - 40) * 120 : (row - 39) * 120]
+        assert alone.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
 def test_counts_of_zero_are_no_data_and_so_is_what_would_need_them(tmp_path: Path) -> None:
     product = SmallGrd()
     product.counts[0][580:600, 640:650] = 0

@@ -228,7 +228,7 @@ class Ledger:
         if self.storage.create(path, json_bytes(document)):
             return True
         there = self.storage.get_json(path)
-        if there == document:
+        if there == document or Job.from_document(there) == job:  # recorded when parameters were fewer
             return False
         differing = sorted(key for key in document if there.get(key) != document[key])
         details = "; ".join(f"{key} was {there.get(key)!r}, now {document[key]!r}" for key in differing)
