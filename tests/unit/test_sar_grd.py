@@ -24,6 +24,7 @@ from landpatch.functions.sar_grd.elevation import Elevation, geoid_undulation
 from landpatch.functions.sar_grd.geometry import Geometry, to_ecef
 from landpatch.functions.sources import read_scene
 from small_grd import GRID, PRODUCT, SmallGrd, image, terrain, write_dem
+from small_server import serve
 
 ROWS = range(40, 44)
 COLUMNS = slice(40 * 120, 44 * 120)
@@ -392,7 +393,7 @@ def test_without_an_elevation_model_the_error_says_how(tmp_path: Path) -> None:
         ("annotation/s1b*vv*", "(numberOfLines>)1200", r"\g<1>1100", r"shape \(1200, 1300\); its annotation"),
         ("annotation/s1b*vv*", "product>", "rfi>", r"root element is <rfi>, expected <product>"),
         ("annotation/s1b*vv*", "</product>", "", r"cannot be read as XML"),
-        ("annotation/calibration/cal*vh*", "(<sigmaNought>)[^<]*", r"\1 500", r"2 numbers, but sigmaNought has 3"),
+        ("annotation/calibration/cal*vh*", "(<sigmaNought>)[^<]*", r"\1 500", r"2 numbers, but sigmaNought has 1"),
         ("annotation/calibration/cal*vh*", "(<sigmaNought>)[^<]*", r"\g<1>500 0", r"not positive"),
         ("annotation/calibration/cal*vh*", "<line>0</line>", "<line>4000</line>", r"/line does not ascend"),
         ("annotation/calibration/noise*vh*", "noiseRangeVectorList", "x", r"noiseRangeVector is missing"),
@@ -476,6 +477,26 @@ def test_without_metadata_assets_they_lie_as_in_a_safe_folder() -> None:
     assert radar_scene(item) == whole
     item["collection"] = "sentinel-1-rtc"
     assert radar_scene(item).grd is None
+
+
+@pytest.mark.parametrize("scheme", ["http", "s3"])
+def test_a_product_and_its_elevation_model_on_a_server(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    safe = SmallGrd().write(tmp_path / "bucket")
+    dem = write_dem(tmp_path / "bucket/dem.tif", pixel=40, reach=20_000)
+    expected = read(safe, ElevationModel(str(dem)), range(42, 43))
+    with serve(tmp_path / "bucket" if scheme == "http" else tmp_path) as server:
+        root = server.url if scheme == "http" else "s3://bucket"
+        for name, value in {"AWS_ENDPOINT_URL": server.url, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
+                            "AWS_REGION": "eu-central-1", "AWS_REQUEST_PAYER": "requester"}.items():  # fmt: skip
+            monkeypatch.setenv(name, value)
+        item = json.dumps(radar_safe_item(safe)).replace(str(tmp_path / "bucket"), root)
+        found = np.empty_like(expected)
+        model = ElevationModel(f"{root}/dem.tif")
+        with gdal_environment(), open_radar(radar_scene(json.loads(item)), GRID, model) as reader:
+            reader.strip(range(42, 43), found)
+    assert found.tobytes() == expected.tobytes()
 
 
 # -- the real product over Rome ---------------------------------------------------------------------------------
