@@ -473,6 +473,7 @@ def test_the_annotation_is_beside_the_calibration(query: str) -> None:
 def test_without_metadata_assets_they_lie_as_in_a_safe_folder() -> None:
     item = catalogue_item("s3://eodata/x.SAFE")
     whole = radar_scene(item)
+    assert radar_scene(item, unit="dB") == whole  # --s1-unit is meant for other scenes of the build
     item["assets"] = {key: item["assets"][key] for key in ("vv", "vh")}
     assert radar_scene(item) == whole
     item["collection"] = "sentinel-1-rtc"

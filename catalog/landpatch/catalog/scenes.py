@@ -236,9 +236,9 @@ def boa_offset(item: Item) -> BoaOffset:
 def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
     """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded or GRD.
 
-    ``unit`` overrules what the item says of its pixels. A GRD product is known by its calibration files, named by
-    the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder; its items' ``proj:*``
-    are computed from the bounding box and mean nothing. Raises InvalidItem.
+    ``unit`` overrules what the item says of its pixels, but for counts of GRD. Such a product is known by its
+    calibration files, named by the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder;
+    its items' ``proj:*`` are computed from the bounding box and mean nothing. Raises InvalidItem.
     """
     identifier = _id(item)
     properties = _properties(item)
@@ -255,8 +255,9 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
             "Sentinel-1's mode over land"
         )
     collection = str(item.get("collection", ""))
-    stated = unit or _stated_unit(assets["vv"])
-    grd = _grd_metadata(assets) if stated is None and "rtc" not in collection.lower() else None
+    described = _stated_unit(assets["vv"])
+    stated = unit or described
+    grd = _grd_metadata(assets) if described is None and "rtc" not in collection.lower() else None
     if grd is not None:
         return RadarScene(
             item_id=identifier,
