@@ -678,13 +678,20 @@ def test_real_radar_items(shared_data: Path) -> None:
         except InvalidItem as error:
             text = str(error).removeprefix(f"item {item['id']}: ")
             reasons["unit" if text.startswith("neither its assets' unit") else text[:8]] += 1
-    assert len(read) == 4
-    assert {(scene.unit, scene.backscatter, scene.nodata) for scene in read} == {
+    assert len(read) == 6
+    assert {(scene.unit, scene.backscatter, scene.nodata) for scene in read if scene.grd is None} == {
         ("power", "gamma0-terrain", -32768.0)
     }
+    products = [scene for scene in read if scene.grd is not None]
+    assert len(products) == 2
+    for product in products:
+        assert product.backscatter == "sigma0"
+        assert product.grd is not None
+        assert "/rfi/" not in product.grd.annotation
+        assert product.grd.annotation.rpartition("/")[2] == product.vv.rpartition("/")[2].replace(".tiff", ".xml")
     assert all(scene.item_id.startswith(str(scene.name)) for scene in read)
-    assert all("iw-vv" in scene.vv and "iw-vh" in scene.vh for scene in read)
-    assert reasons == {"unit": 2, "no asset": 11}  # two raw GRD; single polarisation, HH/HV and SLC bursts
+    assert all("vv" in scene.vv and "vh" in scene.vh for scene in read)
+    assert reasons == {"no asset": 11}  # single polarisation, HH/HV and SLC bursts
 
 
 def test_the_real_scenes_of_the_project(shared_data: Path) -> None:

@@ -80,12 +80,25 @@ class OpticalScene:
 
 
 @dataclass(frozen=True, slots=True)
+class GrdMetadata:
+    """The XML files that turn the counts of a GRD product into backscatter: hrefs, of VV and VH where two.
+
+    The annotation is VV's: both polarisations have the same geometry.
+    """
+
+    annotation: str
+    calibration: tuple[str, str]
+    noise: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RadarScene:
-    """One geocoded Sentinel-1 scene, ready to be read.
+    """One Sentinel-1 scene, ready to be read: geocoded, or a GRD product in radar geometry (``grd``).
 
     ``unit`` says whether pixels are decibel or linear power; ``backscatter`` is sigma0, gamma0, gamma0-terrain or
     unknown; ``nodata`` is what the item declares (None: what the file says). ``bands`` are those of VV and VH,
-    counted from 1, where both are in one file (None: a file each).
+    counted from 1, where both are in one file (None: a file each). Of a GRD product, whose pixels are counts, unit,
+    backscatter and nodata say what these are made into.
     """
 
     item_id: str
@@ -97,6 +110,7 @@ class RadarScene:
     backscatter: str
     nodata: float | None
     bands: tuple[int, int] | None = None
+    grd: GrdMetadata | None = None
 
 
 def absolute_href(href: str, base: str) -> str:
@@ -279,23 +293,39 @@ def processing_baseline(item: Item) -> float | None:
 
 
 def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
-    """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded.
+    """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded or GRD.
 
-    ``unit`` overrules what the item says of its pixels. Raises InvalidItem.
+    ``unit`` overrules what the item says of its pixels, but for counts of GRD. Such a product is known by its
+    calibration files, named by the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder;
+    its items' ``proj:*`` are computed from the bounding box and mean nothing. Raises InvalidItem.
     """
     identifier = _id(item)
     properties = _properties(item)
     name = dual_pol_name(item)
     assets = _polarisations(item)
     collection = str(item.get("collection", ""))
-    stated = unit or _stated_unit(assets["vv"])
+    described = _stated_unit(assets["vv"])
+    stated = unit or described
+    grd = _grd_metadata(assets) if described is None and "rtc" not in collection.lower() else None
+    if grd is not None:
+        return RadarScene(
+            item_id=identifier,
+            name=name,
+            sensed=_time(item),
+            vv=str(assets["vv"]["href"]),
+            vh=str(assets["vh"]["href"]),
+            unit="power",
+            backscatter="sigma0",
+            nodata=0,
+            grd=grd,
+        )
     if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
         stated = "power"
     if stated is None:
         raise InvalidItem(
             f"item {identifier}: neither its assets' unit nor its collection {collection!r} says whether pixels are "
-            "dB or linear power; say it with --s1-unit dB or power (raw GRD numbers are neither: they must be "
-            "calibrated and terrain-corrected first)"
+            "dB or linear power; say it with --s1-unit dB or power (the counts of a GRD product are neither: it is "
+            "calibrated and terrain-corrected where its calibration and noise files lie as in its SAFE folder)"
         )
     return RadarScene(
         item_id=identifier,
@@ -525,6 +555,39 @@ def _radar_name(item: Item) -> RadarSceneId:
         )
     mode = str(properties.get("sar:instrument_mode", "IW"))
     return RadarSceneId(f"S1{platform.group(1).upper()}", mode, "GRDH", "DV", _time(item).replace(microsecond=0))
+
+
+def _grd_metadata(assets: Mapping[str, Mapping[str, Any]]) -> GrdMetadata | None:
+    """The metadata files of a GRD product, None where the item is none.
+
+    The annotation follows from the calibration file's href: catalogues' ``schema-product-vv`` may name the report on
+    radio interference (annotation/rfi) instead.
+    """
+    calibrations = [_calibration_href(assets, polarisation) for polarisation in ("vv", "vh")]
+    if None in calibrations:
+        return None
+    vv, vh = (str(href) for href in calibrations)
+    return GrdMetadata(
+        annotation=_CALIBRATION.sub(r"/\1", vv),
+        calibration=(vv, vh),
+        noise=(_CALIBRATION.sub(r"/calibration/noise-\1", vv), _CALIBRATION.sub(r"/calibration/noise-\1", vh)),
+    )
+
+
+_CALIBRATION = re.compile(r"/calibration/calibration-([^/?#]*\.xml)")
+_MEASUREMENT = re.compile(r"/measurement/([^/?#]*)\.tiff?(?=$|[?#])")
+
+
+def _calibration_href(assets: Mapping[str, Mapping[str, Any]], polarisation: str) -> str | None:
+    """The calibration file of ``vv`` or ``vh``: as an asset names it, or beside the measurement as in SAFE."""
+    for asset in assets.values():
+        named = _CALIBRATION.search(str(asset["href"]))
+        if named and polarisation in re.split(r"[-.]", named.group(1).lower()):
+            return str(asset["href"])
+    href = str(assets[polarisation]["href"])
+    if not _MEASUREMENT.search(href):
+        return None
+    return _MEASUREMENT.sub(r"/annotation/calibration/calibration-\1.xml", href)
 
 
 def _stated_unit(asset: Mapping[str, Any]) -> RadarUnit | None:

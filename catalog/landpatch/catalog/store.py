@@ -67,10 +67,13 @@ class Storage:
             if not parts.netloc:
                 raise InvalidParameter(f"{text!r} names no bucket: expected s3://bucket/prefix")
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+            config: Any = {"endpoint": endpoint} if endpoint else {}
+            if os.environ.get("AWS_REQUEST_PAYER") == "requester":  # as GDAL has it; obstore reads no such variable
+                config["request_payer"] = "true"
             store: Any = S3Store(
                 parts.netloc,
                 prefix=parts.path.strip("/") or None,
-                config={"endpoint": endpoint} if endpoint else {},
+                config=config,
                 client_options={"allow_http": endpoint.startswith("http://")},
             )
             return cls(text.rstrip("/"), store)

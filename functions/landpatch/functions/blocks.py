@@ -19,7 +19,7 @@ from landpatch.catalog.signing import without_secrets
 from landpatch.catalog.store import NotFound, Storage
 from landpatch.functions.jobs import Block, Claim, Entry, Job, Ledger, LostClaim, State, Stopwatch
 from landpatch.functions.labels import open_labels
-from landpatch.functions.tile import PatchSink, Progress, Sources, build_block
+from landpatch.functions.tile import PatchSink, Progress, Sources, build_block, elevation_model
 
 Report = Callable[[Progress], None]
 """Called with a block's progress; may raise to stop the block."""
@@ -40,6 +40,7 @@ def load_sources(storage: Storage, job: Job) -> Sources:
         optical,
         tuple(radar_scene(item, unit=parameters.s1_unit) for item in radars),
         None if job.labels is None else open_labels(job.labels),
+        elevation_model(parameters),
     )
 
 

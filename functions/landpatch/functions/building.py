@@ -19,7 +19,7 @@ from landpatch.catalog.store import NotFound, Storage, json_bytes
 from landpatch.functions.engines.local import Task, Watcher, run_tasks
 from landpatch.functions.jobs import Entry, Job, Ledger, Parameters, State, blocks_of
 from landpatch.functions.labels import Labels, open_labels
-from landpatch.functions.tile import Sources, check_sources
+from landpatch.functions.tile import Sources, check_sources, elevation_model
 
 Item = Mapping[str, Any]
 
@@ -180,7 +180,7 @@ def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collec
             raise InvalidItem(f"item id {item_id!r} cannot be a file name; give the item an id without : and /")
     if len(set(ids)) != len(ids):
         raise InvalidItem(f"item {optical.item_id}: two of its scenes have the same id ({', '.join(ids)})")
-    check_sources(Sources(optical, pair.optical, radars, labels))
+    check_sources(Sources(optical, pair.optical, radars, labels, elevation_model(parameters)))
     return Job(
         scene=optical.scene,
         optical=optical.item_id,

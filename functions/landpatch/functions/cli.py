@@ -102,6 +102,19 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="What Sentinel-1 pixels are, where the item does not tell.",
             ),
             click.option(
+                "--dem",
+                metavar="SRC",
+                help="Elevation model for Sentinel-1 GRD: a GeoTIFF, a folder of them, a STAC item or collection.",
+            ),
+            click.option(
+                "--dem-heights",
+                type=click.Choice(["geoid", "ellipsoid"]),
+                default="geoid",
+                show_default=True,
+                help="What the heights of --dem are above; Copernicus, SRTM: the geoid.",
+            ),
+            click.option("--dem-sea", is_flag=True, help="Where --dem has no file there is sea (Copernicus GLO-30)."),
+            click.option(
                 "--compression",
                 type=click.Choice(["deflate", "zstd"]),
                 default="deflate",
@@ -312,18 +325,20 @@ def build(
     collection: str,
     block_rows: int,
     s2_only: bool,
+    dem: str | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
     """Cut scenes into patches and catalogue them.
 
     SCENES is a scene list (the scenes.json that `landpatch discover` writes), or the STAC item of a Sentinel-2 scene
-    (a file, http(s):// or s3://), or a SAFE folder or zip. All Sentinel-1 items given with --s1 belong to all S2
-    items given. What is done is not done again.
+    (a file, http(s):// or s3://), or a SAFE folder or zip. All Sentinel-1 items given with --s1, or SAFE folders of
+    GRD products, belong to all S2 items given. What is done is not done again.
     """
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
     from landpatch.functions.console import BuildDisplay
+    from landpatch.functions.hrefs import absolute
     from landpatch.functions.jobs import Parameters
     from landpatch.functions.sources import prepared_labels, read_pairs
 
@@ -336,7 +351,7 @@ def build(
             pairs,
             destination,
             labels=source,
-            parameters=Parameters(require_s1=not s2_only, **parameters),
+            parameters=Parameters(require_s1=not s2_only, dem=None if dem is None else absolute(dem), **parameters),
             collection=collection,
             block_rows=block_rows,
             workers=workers,

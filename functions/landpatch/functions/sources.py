@@ -1,26 +1,23 @@
 """What a user names on the command line, read: scene items and SAFE products, scene lists, label files."""
 
 import hashlib
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParameter, StorageError, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParameter
+from landpatch.catalog.radar_safe import is_radar_safe, radar_safe_item
 from landpatch.catalog.safe import is_safe, safe_item
 from landpatch.catalog.scene_list import is_scene_list, scene_pairs
 from landpatch.catalog.scenes import with_absolute_hrefs
 from landpatch.catalog.signing import unsigned
 from landpatch.catalog.store import Storage
+from landpatch.functions.hrefs import is_remote, local_path, read_bytes
 from landpatch.functions.labels import open_labels
 
 Item = Mapping[str, Any]
-
-_TIMEOUT = 60.0
 
 
 def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[Item, tuple[Item, ...]]]:
@@ -95,16 +92,21 @@ def _fingerprint(path: Path) -> str:
 
 def _document(href: str) -> Any:
     """What lies at ``href``: the JSON there, or the item of a SAFE folder or zip."""
-    if not _is_remote(href) and _local(href).is_dir():
-        if not is_safe(_local(href)):
-            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
-        return safe_item(_local(href))
+    remote = is_remote(href)
+    if not remote and local_path(href).is_dir():
+        if is_radar_safe(local_path(href)):
+            return radar_safe_item(local_path(href))
+        if not is_safe(local_path(href)):
+            raise InvalidItem(
+                f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml, MTD_MSIL1C.xml or manifest.safe in it)"
+            )
+        return safe_item(local_path(href))
     if href.lower().endswith(".zip"):
-        if _is_remote(href):
+        if remote:
             raise InvalidItem(f"{href}: a SAFE product is read from this machine; download the zip first")
-        return safe_item(_local(href))
+        return safe_item(local_path(href))
     try:
-        return orjson.loads(_bytes(href))
+        return orjson.loads(read_bytes(href))
     except orjson.JSONDecodeError as error:
         raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
 
@@ -117,28 +119,4 @@ def _item(document: Any, href: str) -> dict[str, Any]:
 
 
 def _base(href: str) -> str:
-    return href if _is_remote(href) else str(_local(href))
-
-
-def _is_remote(href: str) -> bool:
-    return href.startswith(("http://", "https://", "s3://"))
-
-
-def _local(href: str) -> Path:
-    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
-    return Path(path).absolute()
-
-
-def _bytes(href: str) -> bytes:
-    scheme = href.partition("://")[0]
-    try:
-        if scheme in ("http", "https"):
-            with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
-                content: bytes = answer.read()
-                return content
-        if scheme == "s3":
-            parent, _, name = href.rpartition("/")
-            return Storage.open(parent).get(name)
-        return _local(href).read_bytes()
-    except (OSError, HTTPException, ValueError, StorageError) as error:
-        raise UnreadableAsset(f"the item {href} cannot be read: {error}") from error
+    return href if is_remote(href) else str(local_path(href))

@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ from landpatch.functions.labels import Labels, count_classes
 from landpatch.functions.optical import OpticalReader
 from landpatch.functions.quality import Reason, classify, official_flags, reasons
 from landpatch.functions.raster import gdal_environment
-from landpatch.functions.sar import RadarReader
+from landpatch.functions.sar import ElevationModel, RadarStrips, open_radar
 
 PATCH_PIXELS = PATCH_METRES // 10
 _STRIP_WIDTH = TILE_PATCHES * PATCH_PIXELS
@@ -89,6 +89,7 @@ class Sources:
     optical_item: Mapping[str, Any]
     radars: tuple[RadarScene, ...]
     labels: Labels | None
+    elevation: ElevationModel | None = None
 
     @property
     def grid(self) -> TileGrid:
@@ -96,12 +97,19 @@ class Sources:
         return TileGrid.from_tile(self.optical.scene.tile)
 
 
+def elevation_model(parameters: Parameters) -> ElevationModel | None:
+    """Where a job takes the height of the ground from, for GRD products."""
+    if parameters.dem is None:
+        return None
+    return ElevationModel(parameters.dem, parameters.dem_heights, parameters.dem_sea)
+
+
 def check_sources(sources: Sources) -> None:
     """Open every raster of a job and compare it with the patch grid: InvalidScene before anything is written."""
     with gdal_environment():
         OpticalReader(sources.optical, sources.grid).close()
         for radar in sources.radars:
-            RadarReader(radar, sources.grid).close()
+            open_radar(radar, sources.grid, sources.elevation).close()
 
 
 def build_block(
@@ -121,7 +129,7 @@ def build_block(
     with gdal_environment(), ExitStack() as stack:
         reader = stack.enter_context(OpticalReader(sources.optical, sources.grid))
         radars = by_time_gap(sources.radars, sensing_time(sources.optical_item))
-        radar_readers = [stack.enter_context(RadarReader(radar, sources.grid)) for radar in radars]
+        radar_readers = [stack.enter_context(open_radar(radar, sources.grid, sources.elevation)) for radar in radars]
         # On local storage encoding is the work and a core apiece is enough; on S3 most of the time is waiting.
         threads = min(4, os.cpu_count() or 1) if storage.folder is not None else 32
         pool = stack.enter_context(ThreadPoolExecutor(threads))
@@ -160,7 +168,7 @@ class _Block:
         storage: Storage,
         reader: OpticalReader,
         radars: list[RadarScene],
-        radar_readers: list[RadarReader],
+        radar_readers: Sequence[RadarStrips],
         pool: ThreadPoolExecutor,
         sink: PatchSink | None,
     ) -> None:
