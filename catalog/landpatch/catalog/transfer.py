@@ -68,11 +68,15 @@ class Manners:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What an item records of a file: ``size`` in bytes, ``checksum`` as multihash, ``media`` type; None: nothing."""
+    """What an item records of a file: ``size`` in bytes, ``checksum`` as multihash, ``media`` type; None: nothing.
+
+    ``largest`` is the limit of its bytes where ``Manners.largest`` is too many.
+    """
 
     size: int | None = None
     checksum: str | None = None
     media: str | None = None
+    largest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,10 @@ class Fetched:
     size: int
     sha256: str
     changed: int
+
+
+class Declined(UnreadableAsset):
+    """A server answers, but not with what it was asked for."""
 
 
 class Stopped(Exception):
@@ -166,22 +174,26 @@ class Transfer:
         self._receive(href, buffer, expected, renew)
         return bytes(buffer.content)
 
-    def document(self, url: str, *, method: str = "GET", body: Any = None, largest: int = 2**28) -> bytes:
-        """What an API answers to a request; ``body`` goes out as JSON.
+    def document(
+        self, url: str, *, body: Any = None, headers: Mapping[str, str] | None = None, largest: int = 2**28
+    ) -> bytes:
+        """What an API answers to a request; a ``body`` goes out as JSON, by POST.
 
-        Raises InvalidParameter with the server's words where it refuses the request, else as ``fetch`` does.
+        Raises InvalidParameter with the server's words where it refuses the request, Declined where it answers
+        with another error, else as ``fetch`` does.
         """
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        encoded = None if body is None else orjson.dumps(body)
+        method, encoded, sent = "GET", None, dict(headers or {})
+        if body is not None:
+            method, encoded, sent["Content-Type"] = "POST", orjson.dumps(body), "application/json"
 
         def ask(_: _Again | None) -> bytes:
             content = bytearray()
             with self._turn(url):
-                answer = self._request(method, url, headers, encoded)
+                answer = self._request(method, url, sent, encoded)
                 try:
                     if not 200 <= answer.status < 300:
                         text = answer.read1(2048, decode_content=False).decode("utf-8", "replace")
-                        kind = InvalidParameter if answer.status in (400, 405, 422) else UnreadableAsset
+                        kind = InvalidParameter if answer.status in (400, 405, 422) else Declined
                         raise kind(f"{shown(url)} answers {answer.status}: {' '.join(text.split())}")
                     for piece in self._pieces(answer):
                         content += piece
@@ -194,16 +206,12 @@ class Transfer:
                     answer.close()
             return bytes(content)
 
-        return self._persist(lambda: url, ask)
+        return self._persist(lambda: url, ask, tries=min(5, self.manners.tries))
 
     # --- tries ---
 
     def _receive(self, href: str, sink: "_Sink", expected: Expected, renew: Renew | None) -> None:
-        size = expected.size
-        if size is not None and not 0 <= size <= self.manners.largest:
-            raise UnreadableAsset(
-                f"{shown(href)} has {size:,} bytes by its item, the limit is {self.manners.largest:,} (--max-bytes)"
-            )
+        self._admit(href, expected.size, expected)
         start = sink.size
 
         def attempt(again: _Again | None) -> None:
@@ -224,27 +232,37 @@ class Transfer:
             more, start = sink.size - start >= _WORTH, sink.size
             return more
 
-        self._persist(lambda: href, attempt, gained)
+        self._persist(lambda: href, attempt, gained, tries=self.manners.tries)
+
+    def _limit(self, expected: Expected) -> int:
+        return self.manners.largest if expected.largest is None else expected.largest
+
+    def _admit(self, href: str, size: int | None, expected: Expected) -> None:
+        limit = self._limit(expected)
+        if size is not None and size > limit:
+            raise UnreadableAsset(f"{shown(href)} has {size:,} bytes, and the limit is {limit:,} (--max-bytes)")
 
     def _persist(
         self,
         url: Callable[[], str],
         work: Callable[[_Again | None], _Result],
         gained: Callable[[], bool] = lambda: False,
+        *,
+        tries: int,
     ) -> _Result:
         """``work`` until it succeeds, with what made the last try fail; tries that ``gained`` are not counted."""
-        tries = 0
+        count = 0
         again: _Again | None = None
         while True:
             try:
                 return work(again)
             except _Again as error:
                 again = error
-            tries = 1 if gained() else tries + 1
-            if tries >= self.manners.tries:
-                raise UnreadableAsset(f"{shown(url())}: {again}; given up after {tries} tries")
+            count = 1 if gained() else count + 1
+            if count >= tries:
+                raise UnreadableAsset(f"{shown(url())}: {again}; given up after {count} tries")
             if again.after is None:
-                self._wait(min(self.manners.longest_wait, self.manners.first_wait * 2 ** (tries - 1)))
+                self._wait(min(self.manners.longest_wait, self.manners.first_wait * 2 ** (count - 1)))
             elif again.after > self.manners.patience:
                 raise UnreadableAsset(f"{shown(url())}: the server asks to come back in {again.after:,.0f} s")
             else:
@@ -291,18 +309,15 @@ class Transfer:
                     sink.restart(answer.tag)
                 elif answer.tag != sink.tag:
                     raise _Again("the file has changed on the server meanwhile", anew=True)
-                if answer.total is not None and answer.total > self.manners.largest:
-                    raise UnreadableAsset(
-                        f"{shown(href)} has {answer.total:,} bytes, more than the limit of {self.manners.largest:,} "
-                        "(--max-bytes)"
-                    )
+                if expected.size is None:
+                    self._admit(href, answer.total, expected)
                 self._take(href, answer, sink, expected)
             finally:
                 answer.close()
         return answer.media
 
     def _take(self, href: str, answer: _Answer, sink: "_Sink", expected: Expected) -> None:
-        limit = self.manners.largest if expected.size is None else expected.size
+        limit = self._limit(expected) if expected.size is None else expected.size
         for piece in answer.pieces:
             room = limit - sink.size
             sink.write(piece[:room])
