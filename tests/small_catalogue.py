@@ -35,7 +35,8 @@ FAULTS = ("cut", "busy", "unavailable", "too long", "too short", "flipped", "log
 class Catalogue:
     """``documents`` are the items that it serves, ``page`` how many at a time. ``faults``: of a file's first requests
     how many go wrong, by its path. ``asked`` are the search parameters, ``requests`` the paths, in order of arrival.
-    ``signature``: hrefs carry it, and the server takes no other (None: any).
+    ``signature``: hrefs carry it, and the server takes no other (None: any). ``unsigned``: items go out as they are,
+    whatever they are. ``endless``: every page leads to itself.
     """
 
     folder: Path
@@ -46,6 +47,8 @@ class Catalogue:
     conforms: list[str] = field(default_factory=lambda: list(CONFORMS))
     faults: Callable[[str], Sequence[str]] = lambda _: ()
     signature: Callable[[], str | None] = lambda: None
+    unsigned: bool = False
+    endless: bool = False
     asked: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
@@ -120,13 +123,15 @@ class _Handler(BaseHTTPRequestHandler):
             expression = cql2.Expr(json.dumps(asked["filter"]))
             found = [item for item in found if expression.matches(item)]
         start, size = int(asked.get("token", 0)), min(int(asked.get("limit", 10)), catalogue.page)
-        body = {**asked, "token": start + size}
+        body = {**asked, "token": start + (0 if catalogue.endless else size)}
         link = {"rel": "next", "href": f"{catalogue.url}/search", "method": "POST", "body": body}
         features = [self._signed(item) for item in found[start : start + size]]
         links = [link] if start + size < len(found) else []
         self._json({"type": "FeatureCollection", "features": features, "links": links})
 
     def _signed(self, item: dict[str, Any]) -> dict[str, Any]:
+        if self.catalogue.unsigned:
+            return item
         signature = self.catalogue.signature()
         end = "" if signature is None else f"?sig={signature}"
         assets = {

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -13,9 +13,9 @@ from pystac_client.exceptions import APIError
 from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import PystacClientWarning
 
-from landpatch.catalog.errors import InvalidItem, InvalidParameter, LandpatchError, UnreadableAsset
+from landpatch.catalog.errors import InvalidParameter, LandpatchError, UnreadableAsset
 from landpatch.catalog.reach import RefusedHref
-from landpatch.catalog.scenes import absolute_href, with_absolute_hrefs
+from landpatch.catalog.scenes import absolute_href
 from landpatch.catalog.selection import Question, Source, matches
 from landpatch.catalog.transfer import Transfer, shown
 
@@ -133,13 +133,16 @@ class ApiSource(Source):
             ),
             self._search,
         )
-        try:
-            for link in item.get("links", ()):
-                if link["rel"] == "derived_from":
-                    link["href"] = absolute_href(link["href"], own)
-            return with_absolute_hrefs(item, own)
-        except (InvalidItem, AttributeError, KeyError, TypeError, ValueError):
-            return item  # what is wrong with it shows itself where it is used
+        assets = item.get("assets")
+        for holder in [
+            *(assets.values() if isinstance(assets, dict) else []),
+            *(link for link in (links if isinstance(links, list) else []) if _is_derived(link)),
+        ]:
+            # What is no href, or none that makes sense, shows itself where it is used.
+            if isinstance(holder, dict) and isinstance(holder.get("href"), str):
+                with suppress(ValueError):
+                    holder["href"] = absolute_href(holder["href"], own)
+        return item
 
     def renewed(self, item: Mapping[str, Any]) -> dict[str, Any] | None:
         """The item as the API gives it now."""
@@ -153,6 +156,10 @@ class ApiSource(Source):
             return None
         same = next((new for new in found if isinstance(new, dict) and new.get("id") == item["id"]), None)
         return None if same is None else self._absolute(same)
+
+
+def _is_derived(link: Any) -> bool:
+    return isinstance(link, dict) and link.get("rel") == "derived_from"
 
 
 @contextmanager

@@ -608,9 +608,20 @@ def table_from_items(documents: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     Raises InvalidItem, naming the first item that cannot be such a row.
     """
+    import shapely
+
+    wrong = (
+        pa.ArrowException,
+        shapely.GEOSException,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    )
     try:
         return pa.Table.from_pylist([_row(document) for document in documents], schema=SCHEMA)
-    except (pa.ArrowException, ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except wrong as error:
         if len(documents) == 1:
             raise InvalidItem(
                 f"item {documents[0].get('id')!r} is no patch item of landpatch: {type(error).__name__}: {error}"

@@ -22,14 +22,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cache
+from http.client import HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import orjson
 import urllib3
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError
 
 from landpatch.catalog.errors import InvalidParameter, StorageError, UnreadableAsset
 from landpatch.catalog.reach import Connections, Reach, RefusedHref
@@ -275,7 +276,7 @@ class Transfer:
             raise Stopped
 
     def _host(self, url: str) -> _Host:
-        name = urlsplit(url).netloc.lower()
+        name = _split(url).netloc.lower()
         with self._shared:
             if name not in self._hosts:
                 self._hosts[name] = _Host(self.manners.per_host)
@@ -333,7 +334,7 @@ class Transfer:
             raise _Again(f"cut off after {sink.size:,} of {end:,} bytes")
 
     def _open(self, href: str, first: int, tag: str | None) -> _Answer:
-        scheme = urlsplit(href).scheme.lower()
+        scheme = _split(href).scheme.lower()
         if scheme in ("http", "https"):
             return self._open_web(href, first, tag)
         if scheme == "s3":
@@ -396,7 +397,7 @@ class Transfer:
         return _Answer(first, total, tag, "", counted(), lambda: None)
 
     def _bucket(self, href: str) -> tuple[Storage, str]:
-        parts = urlsplit(href)
+        parts = _split(href)
         with self._shared:
             if parts.netloc not in self._buckets:
                 self._buckets[parts.netloc] = Storage.open(f"s3://{parts.netloc}")
@@ -410,12 +411,10 @@ class Transfer:
         for _ in range(_HOPS + 1):
             try:
                 answer = self._connections.open(method, url, headers=sent, body=body)
-            except LocationValueError as error:
-                raise RefusedHref(f"{shown(url)} is no URL: {error}") from error
-            except (HTTPError, OSError) as error:
+            except ValueError as error:  # urllib3's LocationValueError among them
+                raise RefusedHref(f"{shown(url)} is no URL that can be asked: {error}") from error
+            except (HTTPError, HTTPException, OSError) as error:
                 raise _Again(_reason(error)) from error
-            except UnicodeError as error:
-                raise RefusedHref(f"{shown(url)} names no host: {error}") from error
             if answer.status in (408, 425, 429, 500, 502, 503, 504):
                 after = _retry_after(answer.headers.get("Retry-After"))
                 answer.close()
@@ -447,7 +446,7 @@ class Transfer:
         while True:
             try:
                 piece = answer.read1(_PIECE, decode_content=False)
-            except (HTTPError, OSError) as error:
+            except (HTTPError, HTTPException, OSError) as error:
                 raise _Again(_reason(error)) from error
             if not piece:
                 return
@@ -481,6 +480,13 @@ def shown(href: str) -> str:
         return repr(href[:200])
     text = f"{parts.scheme}://{host}{parts.path}" if parts.scheme else parts.path
     return text if text.isprintable() else repr(text)
+
+
+def _split(href: str) -> SplitResult:
+    try:
+        return urlsplit(href)
+    except ValueError as error:
+        raise RefusedHref(f"{shown(href)} is no URL: {error}") from error
 
 
 def _reason(error: Exception) -> str:
