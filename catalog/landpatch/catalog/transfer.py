@@ -591,7 +591,11 @@ class Parts:
         self._known: dict[str, Path] = {}
         for file in folder.iterdir():
             match = _PART.fullmatch(file.name)
-            if match is not None:
+            if match is None:
+                continue
+            if match[1] in self._known:  # of another state of the file, left by a process killed in between
+                file.unlink(missing_ok=True)
+            else:
                 self._known[match[1]] = file
         self._changing = threading.Lock()
 
@@ -619,8 +623,8 @@ class _Part(_Sink):
 
     def __init__(self, folder: Path, key: str, left: Path | None) -> None:
         super().__init__()
-        self._folder, self._key = folder, key
-        self._path = folder / f"{key}.-.part"
+        self._folder, self._key = str(folder), key
+        self._path = ""
         self._handle = -1
         if left is not None:
             self._take_over(left)
@@ -642,7 +646,7 @@ class _Part(_Sink):
                 os.close(handle)
             left.unlink(missing_ok=True)
             return
-        self._handle, self._path, self.tag = handle, left, tag
+        self._handle, self._path, self.tag = handle, str(left), tag
         while piece := os.read(handle, _PIECE):
             self._sha256.update(piece)
             self.size += len(piece)
@@ -651,13 +655,14 @@ class _Part(_Sink):
         if self._handle >= 0 and not self.size and tag == self.tag:
             return
         super().restart(tag)
-        self.close()
+        word = "-" if tag is None else urlsafe_b64encode(tag.encode()).decode()
+        old, self._path = self._path, os.path.join(self._folder, f"{self._key}.{word}.part")  # noqa: PTH118 - a third
+        # of pathlib's time, for every file
         with _room(self._path):
-            self._path.unlink(missing_ok=True)
-            word = "-" if tag is None else urlsafe_b64encode(tag.encode()).decode()
-            self._path = self._folder / f"{self._key}.{word}.part"
-            self._path.unlink(missing_ok=True)
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _NO_LINKS, 0o666)
+            if self._handle >= 0:
+                self.close()
+                os.unlink(old)  # noqa: PTH108
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | _NO_LINKS, 0o666)
 
     def _store(self, piece: bytes) -> None:
         with _room(self._path):
@@ -666,7 +671,7 @@ class _Part(_Sink):
                 view = view[os.write(self._handle, view) :]
 
     def _content(self) -> Iterator[bytes]:
-        with self._path.open("rb") as file:
+        with Path(self._path).open("rb") as file:
             while piece := file.read(_PIECE):
                 yield piece
 
@@ -677,7 +682,7 @@ class _Part(_Sink):
         with _room(target):
             changed = os.fstat(self._handle).st_mtime_ns
             self.close()
-            self._path.replace(target)
+            os.replace(self._path, target)  # noqa: PTH105
         return Fetched(self.size, self._sha256.hexdigest(), changed)
 
     def close(self) -> None:
@@ -691,7 +696,7 @@ _NO_LINKS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr
 
 
 @contextmanager
-def _room(path: Path) -> Iterator[None]:
+def _room(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
