@@ -1,5 +1,6 @@
 """A subset taken from catalogues on loopback: whole and right whatever the server does and whenever it is killed."""
 
+import json
 import os
 import random
 import shutil
@@ -120,6 +121,24 @@ def test_the_result_is_a_dataset(few: Dataset, tmp_path: Path) -> None:
     assert set(patch_files(tmp_path / "third")) < set(patch_files(folder_of(few)))
 
 
+def test_scenes_come_along_as_far_as_they_can_be_had(few: Dataset, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(folder_of(few), source)
+    (source / "scenes").mkdir()
+    scene = Patch(0, 0).scene
+    for name, content in ((scene, {"type": "Feature", "id": scene}), ("clc", {"type": "Feature", "id": "../clc"})):
+        (source / f"scenes/{name}.json").write_text(json.dumps(content))
+    with serve(source) as server:
+        for url, origin in ((str(source), str(source)), (server.url, server.url)):
+            place = tmp_path / f"out{len(url)}"
+            download(url, place, manners=BRISK)
+            assert [path.name for path in (place / "scenes").iterdir()] == [f"{scene}.json"]
+            first = next(items(Dataset.open(place).table()))
+            hrefs = [link["href"] for link in first["links"] if link["rel"] == "derived_from"]
+            assert hrefs[0] == f"scenes/{scene}.json"
+            assert hrefs[-1] == f"{origin}/scenes/clc.json"
+
+
 def test_straight_into_an_lmdb_and_into_folders(few: Dataset, tmp_path: Path) -> None:
     export_lmdb(few, tmp_path / "want.lmdb")
     export_folders(few, tmp_path / "want")
@@ -218,12 +237,17 @@ def flip(file: Path) -> None:
 
 
 def test_expired_signatures_are_renewed(few: Dataset, tmp_path: Path) -> None:
-    """Signed for eight requests: nearly every item is signed anew, once."""
+    """They expire twice, after 8 and after 30 requests."""
+
+    def signature() -> str:
+        served = sum(catalogue.counts.values())
+        return str((served >= 8) + (served >= 30))
+
     with serve_catalogue(few) as catalogue:
-        catalogue.signature = lambda: str(sum(catalogue.counts.values()) // 8)
+        catalogue.signature = signature
         outcome = download(catalogue.url, tmp_path / "out", manners=BRISK)
         assert outcome.problems == {}
-        assert catalogue.requests.count("/search") > 0
+        assert 0 < catalogue.requests.count("/search") <= 2 * 5, "more than one request an item and expiry"
     assert patch_files(tmp_path / "out") == patch_files(folder_of(few))
 
 
@@ -270,6 +294,7 @@ def test_the_choice_stays_when_the_catalogue_changes(few: Dataset, tmp_path: Pat
     question = Question.of(maximum=2)
     with serve_catalogue(few) as catalogue:
         download(catalogue.url, tmp_path / "out", question, manners=BRISK)
+        assert len(catalogue.asked) == 1, "a page was asked for in vain"
         chosen = Dataset.open(tmp_path / "out").table(["id"])
         shutil.rmtree(tmp_path / "out/patches")
         catalogue.documents.reverse()

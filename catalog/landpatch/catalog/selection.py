@@ -225,9 +225,10 @@ class DatasetSource(Source):
 
     def _placed(self, item: dict[str, Any]) -> dict[str, Any]:
         if self._root is not None:
-            for asset in item["assets"].values():
-                if not urlsplit(asset["href"]).scheme:
-                    asset["href"] = self._root + quote(asset["href"])
+            derived = [link for link in item["links"] if link["rel"] == "derived_from"]
+            for holder in (*item["assets"].values(), *derived):
+                if not urlsplit(holder["href"]).scheme:
+                    holder["href"] = self._root + quote(holder["href"])
         return item
 
 
