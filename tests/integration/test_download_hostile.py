@@ -15,11 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from landpatch.catalog.errors import InvalidDataset, InvalidParameter, LandpatchError, StorageError, UnreadableAsset
+from landpatch.catalog.errors import (
+    InvalidDataset,
+    InvalidItem,
+    InvalidParameter,
+    LandpatchError,
+    StorageError,
+    UnreadableAsset,
+)
 from landpatch.catalog.exports.lmdb import export_lmdb
 from landpatch.catalog.items import items
 from landpatch.catalog.placing import ITEM_FILE, PlainPlaces, safe_name
 from landpatch.catalog.reach import Nearness, Reach, RefusedHref, nearness
+from landpatch.catalog.schemas import validate_collection
 from landpatch.catalog.selection import Question
 from landpatch.catalog.store import Dataset
 from landpatch.catalog.subset import download
@@ -184,6 +192,25 @@ def test_a_folder_as_catalogue_leads_nowhere_outside_it(pair: Dataset, tmp_path:
         assert trusting.read(f"{url}/x", Expected()) == b"inside"
         trusting.close()
     transfer.close()
+
+
+def test_a_hostile_collection_gives_no_more_than_words(pair: Dataset, tmp_path: Path) -> None:
+    with _serving(pair) as catalogue:
+        links = [
+            7,
+            {"rel": "license"},
+            {"rel": "license", "href": "https://a.example/l"},
+            {"rel": "item", "href": "x"},
+        ]
+        catalogue.collection |= {"links": links, "stac_extensions": {"a": 1}, "license": "CC-BY-4.0"}
+        download(catalogue.url, tmp_path / "out", assets=["S1"], manners=BRISK)
+        catalogue.collection |= {"landpatch:nomenclature": {"codes": "../../x"}}
+        with pytest.raises(InvalidItem, match="nomenclature is damaged"):
+            download(catalogue.url, tmp_path / "other", assets=["S1"], manners=BRISK)
+    collection = Dataset.open(tmp_path / "out").collection()
+    validate_collection(collection)
+    assert collection["license"] == "CC-BY-4.0"
+    assert [link["rel"] for link in collection["links"]] == ["root", "license", "derived_from"]
 
 
 def test_links_in_the_target_are_not_followed(pair: Dataset, tmp_path: Path) -> None:

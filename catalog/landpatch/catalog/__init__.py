@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
+    from landpatch.catalog.selection import Question
     from landpatch.catalog.splits import Split, split_by_position
     from landpatch.catalog.store import Dataset, Storage
+    from landpatch.catalog.subset import download
 
 _MODULES = {
     "Dataset": "store",
@@ -22,6 +24,7 @@ _MODULES = {
     "LandpatchError": "errors",
     "Nomenclature": "nomenclature",
     "PatchId": "names",
+    "Question": "selection",
     "RadarPatchName": "names",
     "RadarSceneId": "names",
     "SceneId": "names",
@@ -29,6 +32,7 @@ _MODULES = {
     "Storage": "store",
     "TileGrid": "grid",
     "clc2018": "nomenclature",
+    "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
     "split_by_position": "splits",
@@ -40,6 +44,7 @@ __all__ = [
     "LandpatchError",
     "Nomenclature",
     "PatchId",
+    "Question",
     "RadarPatchName",
     "RadarSceneId",
     "SceneId",
@@ -47,6 +52,7 @@ __all__ = [
     "Storage",
     "TileGrid",
     "clc2018",
+    "download",
     "export_folders",
     "export_lmdb",
     "split_by_position",

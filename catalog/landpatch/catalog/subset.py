@@ -573,11 +573,20 @@ def _at(href: str, base: str) -> str:
 
 def _described(document: dict[str, Any], source: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """A subset's collection: its own extents and counts, the source's words, terms and credits."""
-    links = [link for link in source.get("links", ()) if link.get("rel") in _KEPT_LINKS]
+    told, declared = source.get("links"), source.get("stac_extensions")
+    links = [
+        link
+        for link in (told if isinstance(told, list) else [])
+        if isinstance(link, Mapping) and link.get("rel") in _KEPT_LINKS and isinstance(link.get("href"), str)
+    ]
     own = [link for link in document["links"] if not links or link["rel"] not in _KEPT_LINKS]
     derived = {"rel": "derived_from", "href": origin, "type": "application/json", "title": "Taken from"}
     extensions = {*document["stac_extensions"]}
-    extensions |= {url for url in source.get("stac_extensions", ()) if "/scientific/" in url}
+    extensions |= {
+        url
+        for url in (declared if isinstance(declared, list) else [])
+        if isinstance(url, str) and "/scientific/" in url
+    }
     return {
         **document,
         **{key: source[key] for key in _KEPT if key in source},
