@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
     from landpatch.catalog.pairing import PairingLimits, pair
     from landpatch.catalog.scene_list import write_scene_list
+    from landpatch.catalog.selection import Question
     from landpatch.catalog.signing import signed_hrefs
     from landpatch.catalog.splits import Split, split_by_position
     from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
     from landpatch.catalog.store import Dataset, Storage
+    from landpatch.catalog.subset import download
 
 _MODULES = {
     "Area": "areas",
@@ -35,6 +37,7 @@ _MODULES = {
     "PatchId": "names",
     "Per": "choice",
     "Preference": "choice",
+    "Question": "selection",
     "RadarPatchName": "names",
     "RadarQuery": "stac_sources",
     "RadarSceneId": "names",
@@ -47,6 +50,7 @@ _MODULES = {
     "choose": "choice",
     "clc2018": "nomenclature",
     "discover": "discovery",
+    "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
     "pair": "pairing",
@@ -67,6 +71,7 @@ __all__ = [
     "PatchId",
     "Per",
     "Preference",
+    "Question",
     "RadarPatchName",
     "RadarQuery",
     "RadarSceneId",
@@ -79,6 +84,7 @@ __all__ = [
     "choose",
     "clc2018",
     "discover",
+    "download",
     "export_folders",
     "export_lmdb",
     "pair",

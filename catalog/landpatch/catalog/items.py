@@ -24,8 +24,9 @@ from landpatch.catalog.bands import (
     PatchAsset,
     optical_bands,
 )
+from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.names import SceneId
+from landpatch.catalog.names import PatchId, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
 from landpatch.catalog.scenes import BoaOffset, RadarScene
 from landpatch.catalog.splits import Split, splits_by_position
@@ -103,18 +104,22 @@ class PatchRecord:
 def asset_href(scene: SceneId, x: int, y: int, asset: PatchAsset, radar: RadarScene | None) -> str:
     """Path of a patch's file relative to the dataset's root. Sentinel-1 files carry their published name."""
     patch = scene.patch(x, y)
-    folder = f"patches/{scene.tile}/{scene}/{patch}"
     if asset is S1:
         if radar is None:
             raise ValueError(f"{patch} has no Sentinel-1 scene")
-        return f"{folder}/{radar.name.patch(scene.tile, x, y)}.tif"
-    return f"{folder}/{patch}{asset.suffix}.tif"
+        return f"{patch_folder(patch)}/{radar.name.patch(scene.tile, x, y)}.tif"
+    return f"{patch_folder(patch)}/{patch}{asset.suffix}.tif"
 
 
 def thumbnail_href(scene: SceneId, x: int, y: int) -> str:
     """Path of a patch's thumbnail relative to the dataset's root."""
     patch = scene.patch(x, y)
-    return f"patches/{scene.tile}/{scene}/{patch}/{patch}_thumbnail.png"
+    return f"{patch_folder(patch)}/{patch}_thumbnail.png"
+
+
+def patch_folder(patch: PatchId) -> str:
+    """Where a patch's files lie, relative to the dataset's root."""
+    return f"patches/{patch.scene.tile}/{patch.scene}/{patch}"
 
 
 def scene_item_href(item_id: str) -> str:
@@ -600,6 +605,53 @@ def items(table: pa.Table) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(max_chunksize=1024):
         for row in batch.to_pylist():
             yield item_from_row(row)
+
+
+def table_from_items(documents: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The reverse of ``items``: rows of SCHEMA from items as their JSON says; what SCHEMA does not have is left out.
+
+    Raises InvalidItem, naming the first item that cannot be such a row.
+    """
+    import shapely
+
+    wrong = (
+        pa.ArrowException,
+        shapely.GEOSException,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    )
+    try:
+        return pa.Table.from_pylist([_row(document) for document in documents], schema=SCHEMA)
+    except wrong as error:
+        if len(documents) == 1:
+            raise InvalidItem(
+                f"item {documents[0].get('id')!r} is no patch item of landpatch: {type(error).__name__}: {error}"
+            ) from error
+        return pa.concat_tables(table_from_items([document]) for document in documents)
+
+
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    import shapely
+
+    properties = document["properties"]
+    values: dict[str, Any] = {name: properties.get(name) for name, _ in PROPERTIES}
+    for name, kind in PROPERTIES:
+        if kind == _TIME and values[name] is not None:
+            moment = datetime.fromisoformat(values[name])
+            values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    geometry = shapely.from_geojson(orjson.dumps(document["geometry"]))
+    west, south, east, north = document["bbox"]
+    return {
+        **values,
+        **{name: document.get(name) for name in ("type", "stac_version", "stac_extensions", "id", "collection")},
+        "geometry": shapely.to_wkb(geometry, byte_order=1, output_dimension=2),
+        "bbox": {"xmin": west, "ymin": south, "xmax": east, "ymax": north},
+        "links": document["links"],
+        "assets": document["assets"],
+    }
 
 
 def _without_nulls(value: Any) -> Any:

@@ -19,7 +19,7 @@ import obstore
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 
 from landpatch.catalog.errors import InvalidDataset, InvalidParameter, StorageError
@@ -40,6 +40,10 @@ class NotFound(StorageError):
     """An object is not there."""
 
     retryable = False
+
+
+class Changed(StorageError):
+    """An object is no longer the one that its reader began to read."""
 
 
 class Storage:
@@ -114,6 +118,24 @@ class Storage:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def stream(self, path: str, first: int = 0, *, tag: str | None = None) -> tuple[int, str | None, Iterator[bytes]]:
+        """The whole object's size, its entity tag, and its bytes from ``first`` on, piece by piece.
+
+        Raises Changed where ``tag`` is given and is no longer the object's.
+        """
+        with self._explained("read", path):
+            try:
+                options: Any = {"range": {"offset": first}} if first else {}
+                answer = obstore.get(self._store, path, options=options | ({"if_match": tag} if tag else {}))
+            except PreconditionError as error:
+                raise Changed(f"{self.url}/{path} has changed meanwhile") from error
+            meta = answer.meta
+            return int(meta["size"]), meta["e_tag"], self._pieces(path, answer)
+
+    def _pieces(self, path: str, answer: Any) -> Iterator[bytes]:
+        with self._explained("read", path):
+            yield from map(bytes, answer.stream(min_chunk_size=2**18))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write the object, over what was there."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from landpatch.catalog.errors import Incomplete, LandpatchError
+from landpatch.catalog.errors import Incomplete, InvalidParameter, LandpatchError
 
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
+_SHOWN = 10  # problems on the screen; more would hide the first
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -475,6 +476,105 @@ def l2a(
         say(f"refused {source}: {error}")
     if result.refused:
         raise Incomplete(f"{len(result.refused)} of {len(sources)} products did not succeed; the others are complete")
+
+
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch download https://stac.example.org --split train --label 'Inland wetlands' --max 500 -o peat/\n  "
+    + 'landpatch download s3://bucket/europe --filter "eo:cloud_cover < 1" --layout lmdb -o clear.lmdb'
+)
+@click.argument("url")
+@click.option("-o", "--output", "destination", required=True, metavar="DEST", help="Local folder.")
+@click.option("--bbox", metavar="W,S,E,N", help="Degrees; what touches the box.")
+@click.option("--datetime", "when", metavar="WHEN", help="2017-06, 2017-06-01/2017-06-30, 2017/.., ...")
+@click.option("--filter", "condition", metavar="CQL2", help="Condition in CQL2, text or JSON.")
+@click.option("--collections", multiple=True, metavar="ID,...", help="Collections; may be given several times.")
+@click.option("--ids", multiple=True, metavar="ID,...", help="Items; may be given several times. @FILE: one a line.")
+@click.option("--split", help="Patches of this split: train, validation or test.")
+@click.option("--label", "labels", multiple=True, help="Patches with this label; several: with all of them.")
+@click.option("--country", help="Patches in this country.")
+@click.option("--max", "maximum", type=click.IntRange(1), help="At most so many items, in the catalogue's order.")
+@click.option(
+    "--assets", multiple=True, metavar="KEY,...", help="Files wanted, by asset key. Default: a patch's five."
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["dataset", "folders", "lmdb"]),
+    default="dataset",
+    show_default=True,
+    help="landpatch's own layout, the official folder tree, or an LMDB.",
+)
+@click.option(
+    "--connections", type=click.IntRange(1, 64), default=8, show_default=True, help="To one host, at a time."
+)
+@click.option(
+    "--max-bytes", type=click.IntRange(1), default=4 * 2**30, show_default="4 GiB", help="Of the largest file taken."
+)
+@click.option("--trust", multiple=True, metavar="HOST", help="Let hrefs lead to this host although it is private.")
+@click.option("--verify", is_flag=True, help="Read every file that is there again, not only those that changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def download(
+    url: str,
+    destination: str,
+    when: str | None,
+    condition: str | None,
+    collections: tuple[str, ...],
+    ids: tuple[str, ...],
+    assets: tuple[str, ...],
+    connections: int,
+    max_bytes: int,
+    as_json: bool,
+    layout: Literal["dataset", "folders", "lmdb"],
+    trust: tuple[str, ...],
+    verify: bool,
+    **words: Any,
+) -> None:
+    """Take a part of a catalogue home, as a dataset of its own.
+
+    URL is a STAC API, or a dataset in a folder, on S3 or on a web server. The choice is made by the first run; the
+    same command again fetches what is missing or broken, and nothing else.
+    """
+    from landpatch.catalog.selection import Question
+    from landpatch.catalog.subset import download as fetch
+    from landpatch.catalog.transfer import Manners
+    from landpatch.functions.console import out, say, transferring
+
+    question = Question.of(
+        datetime=when, filter=condition, collections=_listed(collections), ids=_listed(ids), **words
+    )
+    with transferring("Downloading") as show:
+        outcome = fetch(
+            url,
+            destination,
+            question,
+            layout=layout,
+            assets=_listed(assets),
+            manners=Manners(per_host=connections, largest=max_bytes),
+            trust=trust,
+            verify=verify,
+            progress=lambda news: show(news.done, news.total, news.bytes),
+        )
+    if as_json:
+        out(json.dumps({"destination": destination, **asdict(outcome)}))
+    say(f"{outcome.items:,} items in {destination}; {outcome.fetched:,} files fetched, {outcome.bytes / 1e6:,.1f} MB")
+    for reason in [*outcome.refused.values(), *outcome.problems.values()][:_SHOWN]:
+        say(f"not taken: {reason}")
+    outcome.check()
+
+
+def _listed(words: tuple[str, ...]) -> list[str]:
+    """Values of an option that takes several at once, or a file of them."""
+    values: list[str] = []
+    for word in words:
+        if word.startswith("@"):
+            try:
+                values += Path(word[1:]).read_text("utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidParameter(f"{word[1:]} cannot be read: {error}") from error
+        else:
+            values += [value.strip() for value in word.split(",") if value.strip()]
+    return values
 
 
 @main.group()

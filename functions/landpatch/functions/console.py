@@ -61,6 +61,41 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield line
 
 
+@contextmanager
+def transferring(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A callback ``(done, total, bytes)`` that shows itself with rate and time left, as ``counting`` does."""
+    begun = said = time.monotonic()
+    first: tuple[float, int] | None = None
+
+    def rate(done: int, size: int) -> tuple[str, float]:
+        """What to show, and seconds a file: from the first one on, which earlier runs and searching precede."""
+        nonlocal first
+        now = time.monotonic()
+        first = first or (now, done)
+        passed = max(now - first[0], 1e-3)
+        return f"{size / 1e6:,.1f} MB, {size / 1e6 / passed:,.1f} MB/s", passed / max(done - first[1], 1)
+
+    if stderr.is_terminal:
+        with _bars() as bars:
+            task = bars.add_task(what, total=None, note="", visible=False)
+
+            def show(done: int, total: int, size: int) -> None:
+                visible = time.monotonic() - begun > 2
+                bars.update(task, completed=done, total=total, note=rate(done, size)[0], visible=visible)
+
+            yield show
+    else:
+
+        def line(done: int, total: int, size: int) -> None:
+            nonlocal said
+            text, seconds = rate(done, size)
+            if time.monotonic() - said >= _LINE_SECONDS:
+                said = time.monotonic()
+                say(f"{what}: {done:,} of {total:,}, {text}, about {seconds * (total - done):,.0f} s left")
+
+        yield line
+
+
 class BuildDisplay:
     """Shows a build's blocks; a context manager, called as the engine's watcher."""
 

@@ -665,6 +665,9 @@ class _Source:
             values[f"{asset.key}.checksum"] = asset_field(items, asset, "file:checksum")
         table = pa.table(values)
         table = table.filter(pc.is_valid(table.column(f"{assets[0].key}.href")))
+        for asset in assets:
+            if table.column(f"{asset.key}.href").null_count:
+                raise InvalidDataset(f"{dataset.storage.url}: patches lack {asset.key}, and an LMDB holds all bands")
         if table.column("key").null_count:
             raise InvalidDataset(f"{dataset.storage.url}: patches have Sentinel-1 files but no landpatch:s1_name")
         table = table.sort_by([("key", "ascending"), ("patch", "ascending")])
