@@ -76,3 +76,9 @@ class InvalidDataset(LandpatchError):
     """A dataset on storage is damaged or is not one of landpatch's."""
 
     exit_code = 9
+
+
+class MissingComponent(LandpatchError):
+    """Something that only this command needs is not installed or could not be got."""
+
+    exit_code = 10

@@ -27,6 +27,7 @@ from landpatch.catalog.bands import (
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.renderings import renders
 from landpatch.catalog.scenes import BoaOffset, RadarScene
 from landpatch.catalog.splits import Split, splits_by_position
 
@@ -792,7 +793,7 @@ def collection_document(
             }
         ),
         "item_assets": assets,
-        "renders": _renders(nomenclature),
+        "renders": renders(nomenclature),
         "assets": {
             "items": {
                 "href": "items.parquet",
@@ -862,33 +863,6 @@ def _identifier(text: str) -> str:
     """The extension's class name: letters, digits, ``-`` and ``_`` only."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text).split()
     return "-".join(words).lower() or "class"
-
-
-def _renders(nomenclature: Nomenclature | None) -> dict[str, Any]:
-    # Reflectance x 10000 up to 0.3, where most land lies; backscatter in dB over land.
-    renders: dict[str, Any] = {
-        "true_colour": {
-            "title": "True colour",
-            "assets": ["S2_10m"],
-            "bidx": [3, 2, 1],
-            "rescale": [[0, 3000], [0, 3000], [0, 3000]],
-        },
-        "false_colour": {
-            "title": "False colour, near infrared",
-            "assets": ["S2_10m"],
-            "bidx": [4, 3, 2],
-            "rescale": [[0, 5000], [0, 3000], [0, 3000]],
-        },
-        "s1_vv": {"title": "Sentinel-1 VV, dB", "assets": ["S1"], "bidx": [1], "rescale": [[-25, 0]]},
-        "s1_vh": {"title": "Sentinel-1 VH, dB", "assets": ["S1"], "bidx": [2], "rescale": [[-32, -7]]},
-    }
-    if nomenclature is not None:
-        renders["reference_map"] = {
-            "title": "Reference map",
-            "assets": ["reference_map"],
-            "colormap": {str(code.code): list(code.colour) for code in nomenclature.codes},
-        }
-    return renders
 
 
 def _geometry_types(collection: Mapping[str, Any] | None) -> list[str]:
