@@ -78,12 +78,16 @@ def _shapes(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
 
     values = column.combine_chunks().to_pylist()
     plain = [len(value) == _SQUARE and value.startswith(_SQUARE_HEAD) for value in values]
-    points = np.frombuffer(b"".join(value[len(_SQUARE_HEAD) :] for value, is_ in zip(values, plain, strict=True) if is_), "<f8")
+    points = np.frombuffer(
+        b"".join(value[len(_SQUARE_HEAD) :] for value, is_ in zip(values, plain, strict=True) if is_), "<f8"
+    )
     positions = pa.FixedSizeListArray.from_arrays(pa.array(points), 2).cast(pa.list_(pa.float64()))
     ends = np.concatenate([[0], np.cumsum(np.where(plain, 5, 0))]).astype(np.int32)
     missing = pa.array([not is_ for is_ in plain])
     rings = pa.ListArray.from_arrays(pa.array(ends), positions, mask=missing)
-    others = [None if is_ else shapely.to_geojson(shapely.from_wkb(value)) for value, is_ in zip(values, plain, strict=True)]
+    others = [
+        None if is_ else shapely.to_geojson(shapely.from_wkb(value)) for value, is_ in zip(values, plain, strict=True)
+    ]
     return rings, pa.array(others, pa.string())
 
 
@@ -113,7 +117,7 @@ def _select() -> str:
         return f"""regexp_replace({text}, '"href":"([^":]+)"', {by}, 'g')"""
 
     links = dense("to_json(list_filter(links, lambda link: link.rel <> 'collection'))::VARCHAR")
-    links = open_hrefs(f"coalesce({links}, '[]')", "'\"href\":@\"\\1\"'")
+    links = open_hrefs(f"coalesce({links}, '[]')", '\'"href":@"\\1"\'')
     integers = f"""regexp_replace({dense("to_json(assets)::VARCHAR")}, {_INTEGER_NODATA}, 'g')"""
     assets = open_hrefs(integers, "?")
     said = dense(f"to_json(struct_pack({properties}))::VARCHAR")

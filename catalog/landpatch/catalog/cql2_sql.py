@@ -98,7 +98,9 @@ def parse_text(text: str) -> Any:
     if len(text) > TEXT_LENGTH:
         raise InvalidQuery(f"the filter has {len(text):,} characters; {TEXT_LENGTH:,} are possible")
     if _text_depth(text) > TEXT_DEPTH or len(re.findall(r"\bnot\b|[-+]\s*[-+]", text, re.IGNORECASE)) > 200:
-        raise InvalidQuery(f"the filter is nested too deeply; {TEXT_DEPTH} levels of parentheses are possible in text")
+        raise InvalidQuery(
+            f"the filter is nested too deeply; {TEXT_DEPTH} levels of parentheses are possible in text"
+        )
     try:
         return cql2.parse_text(text).to_json()
     except BaseException as error:
@@ -178,7 +180,9 @@ def microseconds(text: Any) -> int:
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
         return (moment - _EPOCH) // _MICROSECOND
     except (ValueError, OverflowError):
-        raise InvalidQuery(f"{_shown(text)} is no date or time: expected something like 2017-06-13T10:10:31Z") from None
+        raise InvalidQuery(
+            f"{_shown(text)} is no date or time: expected something like 2017-06-13T10:10:31Z"
+        ) from None
 
 
 def _measure(filter_: Any) -> None:
@@ -449,7 +453,9 @@ class _Compiler:
         values = [self._value(value) for value in wanted]
         if any(value.literal is None or str(value.kind) != column.item for value in values):
             raise InvalidQuery(f"{_shown(left['property'])} is an array of {column.item}")
-        bound = Fragment("?::DOUBLE[]" if column.item == Kind.NUMBER else "?::VARCHAR[]", ([v.values[0] for v in values],))
+        bound = Fragment(
+            "?::DOUBLE[]" if column.item == Kind.NUMBER else "?::VARCHAR[]", ([v.values[0] for v in values],)
+        )
         has = Fragment(column.sql)
         within = _joined("list_has_all({}, {})", bound, has)
         contains = _joined("list_has_all({}, {})", has, bound)
