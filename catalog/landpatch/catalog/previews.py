@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import REFERENCE_MAP, PatchAsset
@@ -59,6 +60,33 @@ def preview(
     return png(drawn, size)
 
 
+def geotiff(
+    dataset: Dataset, item: Mapping[str, Any], rendering: Rendering, nomenclature: Nomenclature | None = None
+) -> bytes:
+    """The picture of a patch as a GeoTIFF: red, green, blue in the patch's own pixels. Raises as ``preview`` does."""
+    from rasterio.io import MemoryFile
+
+    asset = item["assets"][rendering.asset.key]
+    drawn = picture(rendering, patch_planes(dataset, asset["href"], rendering.asset), nomenclature)
+    planes = np.moveaxis(np.atleast_3d(drawn), -1, 0)
+    profile = {
+        "driver": "GTiff",
+        "count": len(planes),
+        "height": planes.shape[1],
+        "width": planes.shape[2],
+        "dtype": "uint8",
+        "crs": item["properties"]["proj:code"],
+        "transform": Affine(*asset["proj:transform"]),
+        "compress": "deflate",
+    }
+    if len(planes) == 3:
+        profile["photometric"] = "RGB"
+    with MemoryFile() as memory:
+        with memory.open(**profile) as target:
+            target.write(planes)
+        return bytes(memory.read())
+
+
 def patch_planes(dataset: Dataset, href: str, asset: PatchAsset) -> NDArray[Any]:
     """The pixels of one file of the dataset, (planes, pixels, pixels). Raises as ``preview`` does."""
     try:
@@ -67,10 +95,13 @@ def patch_planes(dataset: Dataset, href: str, asset: PatchAsset) -> NDArray[Any]
         raise UnreadableAsset(f"{dataset.storage.url}/{href}: {error}") from error
 
 
-def entity_tag(item: Mapping[str, Any], rendering: Rendering, size: int) -> str:
-    """The HTTP ETag of a preview, known before it is drawn: from the file's checksum and how it is drawn."""
+def entity_tag(item: Mapping[str, Any], rendering: Rendering, form: int | str) -> str:
+    """The HTTP ETag of a preview, known before it is drawn: from the file's checksum and how it is drawn.
+
+    ``form`` is its size in pixels, or what else is made of the same file.
+    """
     asset = item["assets"][rendering.asset.key]
-    what = f"{asset['href']} {asset.get('file:checksum')} {rendering.name} {size} {_DRAWING}"
+    what = f"{asset['href']} {asset.get('file:checksum')} {rendering.name} {form} {_DRAWING}"
     return f'"{hashlib.sha256(what.encode()).hexdigest()[:32]}"'
 
 

@@ -1,5 +1,7 @@
 // Read by STAC Browser when it starts. All addresses are relative to this page: nothing is asked of other hosts.
 (function () {
+  const api = new URL("..", location.href.split("#")[0]).href;
+
   // The CRS of patches: any zone of UTM on WGS 84. STAC Browser would ask epsg.io for those that it does not know.
   const crs = {};
   for (let zone = 1; zone <= 60; zone++) {
@@ -8,14 +10,39 @@
     crs[`EPSG:327${code}`] = `+proj=utm +zone=${zone} +south +datum=WGS84 +units=m +no_defs`;
   }
 
-  // Pictures lie where the patch lies in its own CRS; STAC Browser would fill the box around it in degrees.
-  function getMapSourceOptions(type, options, reference) {
+  // How a file is shown on the map. STAC Browser stretches over all values of the data type, which leaves reflectance
+  // nearly black; what it cannot draw itself (decibels as colours, codes in their colours) is drawn by the server.
+  const stretched = {
+    S2_10m: { bands: [3, 2, 1], min: 0, max: 3000 },
+    S2_20m: { bands: [6, 4, 1], min: 0, max: 4000 }, // B12, B8A, B05
+    S2_60m: { bands: [1], min: 0, max: 3000 },
+  };
+  const drawn = { S1: "s1_composite", reference_map: "reference_map" };
+
+  async function getMapSourceOptions(type, options, reference) {
     const item = reference.getContext();
-    if (options.imageExtent && item && item.isItem()) {
+    if (!item || !item.isItem()) {
+      return options;
+    }
+    const key = reference.isAsset() ? reference.getKey() : null;
+    if (options.sources && stretched[key]) {
+      Object.assign(options.sources[0], stretched[key]);
+      options.interpolate = false;
+    } else if (options.sources && drawn[key]) {
+      const place = [item.collection, item.id].map(encodeURIComponent).join("/");
+      const response = await fetch(`${api}previews/${place}/${drawn[key]}.tif`);
+      if (response.ok) {
+        options.sources = [{ blob: await response.blob(), bands: [1, 2, 3], min: 0, max: 255 }];
+        options.interpolate = false;
+      }
+    } else if (options.imageExtent) {
+      // A picture lies where the patch lies in its own CRS; STAC Browser would fill the box around it in degrees.
       const asset = item.getAssets().find(other => other["proj:transform"] && other["proj:shape"]);
-      if (asset && options.projection && options.projection !== "EPSG:4326") {
+      const code = item.getMetadata("proj:code");
+      if (asset && crs[code]) {
         const [width, , left, , height, top] = asset["proj:transform"];
         const [rows, columns] = asset["proj:shape"];
+        options.projection = code;
         options.imageExtent = [left, top + rows * height, left + columns * width, top];
         options.interpolate = false;
       }
@@ -24,7 +51,7 @@
   }
 
   window.STAC_BROWSER_CONFIG = Object.assign({
-    catalogUrl: new URL("..", location.href.split("#")[0]).href,
+    catalogUrl: api,
     allowExternalAccess: false,
     historyMode: "hash",
     crs,
