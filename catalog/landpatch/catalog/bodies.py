@@ -1,8 +1,7 @@
 """Items as JSON text, by their row in ``items.parquet``: what a page of search results is put together from.
 
-The text is what ``item_from_row`` says, made by the database's vectorised functions: nested rows as Python objects cost
-a hundred times as much. Two places in it are left open, marked by an ``@`` that JSON has no use for outside of
-strings: ``"href":@"relative/path"`` and the start of ``"links":[@``. ``completed`` fills them in for one server.
+The text is what ``item_from_row`` says, made by the database's vectorised functions. Two places in it are left open,
+marked by an ``@`` that JSON has no use for outside of strings: ``"href":@"relative/path"`` and the start of ``"links":[@``. ``completed`` fills them in for one server.
 
 Rows come from the parquet, a row group at a time, or from a ``BodyFile``: a disposable file made from it in which any
 row is a fraction of a millisecond away. Sorted results lie all over the catalogue, and need it.
@@ -125,7 +124,8 @@ def _select() -> str:
     SELECT '{{"type":"Feature","stac_version":' || to_json(stac_version)::VARCHAR
         || ',"stac_extensions":' || to_json(list_concat(stac_extensions, ?::VARCHAR[]))::VARCHAR
         || ',"id":' || to_json(id)::VARCHAR
-        || ',"geometry":' || coalesce(geometry, '{{"type":"Polygon","coordinates":[' || to_json(ring)::VARCHAR || ']}}')
+        || ',"geometry":'
+        || coalesce(geometry, '{{"type":"Polygon","coordinates":[' || to_json(ring)::VARCHAR || ']}}')
         || ',"bbox":' || to_json([bbox.xmin, bbox.ymin, bbox.xmax, bbox.ymax])::VARCHAR
         || ',"properties":' || left({said}, -1)
         || CASE WHEN "label:type" IS NULL THEN '' ELSE {label} END

@@ -1,9 +1,9 @@
 """Search over a dataset's ``items.parquet``, on disk or on S3, without a database server.
 
-The parquet is the truth. Its narrow columns are read into an in-memory DuckDB at the start (a second or two for half a
-million items); what a search finds are ranks in the order of ids, and the bodies of a page come by row number
-(``bodies.py``). A ``Snapshot`` is one state of the file and never changes; a ``SearchableDataset`` watches the file and
-swaps snapshots whole, so that no answer mixes two states.
+The parquet is the truth. Its narrow columns are searched in DuckDB (``search_index.py``); what a search finds are
+ranks in the order of ids, and the bodies of a page come by row number (``bodies.py``). A ``Snapshot`` is one state of
+the file and never changes; a ``SearchableDataset`` watches the file and swaps snapshots whole, so that no answer
+mixes two states.
 
 Paging is by keyset: a token says the sort values and the id of the last item of a page, never an offset, so that no
 item is lost or doubled under ties and missing values, whatever happens to the dataset in between.
@@ -228,16 +228,16 @@ class Snapshot:
             if column.vocabulary is not None:
                 masks = ", ".join(column.masks)
                 grouped = search.rows(
-                    f"SELECT count(*), {masks} FROM {TABLE} WHERE {search.where.sql} AND {column.masks[0]} IS NOT NULL "
-                    f"GROUP BY {masks}",
+                    f"SELECT count(*), {masks} FROM {TABLE} "
+                    f"WHERE {search.where.sql} AND {column.masks[0]} IS NOT NULL GROUP BY {masks}",
                     search.where.values,
                 )
                 found = _words_counted(column.vocabulary, grouped)
             else:
                 key = by.format(column.sql)
                 found = search.rows(
-                    f"SELECT {key} AS key, count(*) FROM {TABLE} WHERE {search.where.sql} AND {column.sql} IS NOT NULL "
-                    "GROUP BY key",
+                    f"SELECT {key} AS key, count(*) FROM {TABLE} "
+                    f"WHERE {search.where.sql} AND {column.sql} IS NOT NULL GROUP BY key",
                     search.where.values,
                 )
         return sorted(found, key=lambda pair: (-pair[1], pair[0]))
@@ -414,7 +414,7 @@ class Snapshot:
         return shapely.from_wkb([bytes(row[0]) for row in search.rows(sql, some.values)])
 
     def _near(self, west: float, south: float, east: float, north: float) -> NDArray[np.int32]:
-        """Ranks of the items whose bbox meets a box; a bbox of the dataset may cross the antimeridian (west > east)."""
+        """Ranks of the items whose bbox meets a box; an item's own may cross the antimeridian (west > east)."""
         xmin, ymin, xmax, ymax = (self._box[side] for side in SIDES)
         near = np.flatnonzero((xmin <= east) & (xmax >= west) & (ymin <= north) & (ymax >= south)).astype(np.int32)
         across = self._crossing[(xmin[self._crossing] <= east) | (xmax[self._crossing] >= west)]
@@ -636,5 +636,5 @@ def _words_counted(vocabulary: Sequence[str], grouped: Sequence[Sequence[int]]) 
     return found
 
 
-def _no_places(relation: str, geometry: Any) -> Fragment:
-    raise InvalidQuery(f"no {relation} of a geometry here")
+def _no_places(relation: str, geometry: Any) -> Fragment:  # noqa: ARG001
+    raise InvalidQuery("no geometry here")

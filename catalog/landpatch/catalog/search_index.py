@@ -1,8 +1,8 @@
 """The narrow columns of ``items.parquet`` as a table that DuckDB searches: derived, disposable, never the truth.
 
-One row an item, in the order of ids; ``rank`` counts them, ``row`` is the place in the parquet. Times are microseconds
-since 1970, words of small vocabularies bits. The table is a file in a cache folder, made once for each state of the
-parquet and opened by any number of processes (0.2 s), or lies in memory where there is no such folder.
+One row an item, in the order of ids; ``rank`` counts them, ``row`` is the place in the parquet. Times are
+microseconds since 1970, words of small vocabularies bits. The table is a file in a cache folder, made once for each
+state of the parquet and opened by any number of processes (0.2 s), or lies in memory where there is no such folder.
 """
 
 import os

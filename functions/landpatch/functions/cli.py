@@ -247,6 +247,22 @@ def status(dataset: str, as_json: bool) -> None:
     )
 
 
+@main.command(epilog=_EXAMPLE + "landpatch serve europe/ --port 8000")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--json-log", is_flag=True, help="One line of JSON a request on stdout.")
+@_verb
+def serve(datasets: tuple[str, ...], host: str, port: int, json_log: bool) -> None:
+    """Search datasets where they lie, on disk or on S3, through a STAC API.
+
+    Needs no database. Clients find the API with pystac-client, QGIS, STAC Browser; Ctrl-C ends it.
+    """
+    from landpatch.functions.serving import serve as serve_datasets
+
+    serve_datasets(datasets, host=host, port=port, json_log=json_log)
+
+
 @main.group()
 def labels() -> None:
     """Label sources."""
