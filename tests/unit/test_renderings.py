@@ -17,7 +17,7 @@ def _optical() -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "planes", "high"),
-    [("true_colour", (2, 1, 0), (3000, 3000, 3000)), ("false_colour", (3, 2, 1), (5000, 3000, 3000))],
+    [("true_colour", (2, 1, 0), (2000, 2000, 2000)), ("false_colour", (3, 2, 1), (5000, 2000, 2000))],
 )
 def test_optical_colours(name: str, planes: tuple[int, ...], high: tuple[int, ...]) -> None:
     pixels = _optical()

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ from contextlib import AbstractContextManager, contextmanager
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import orjson
@@ -48,11 +50,12 @@ def cached_browser() -> Path | None:
     return folder if (folder / "index.html").is_file() else None
 
 
-def build_browser(counting: Counting) -> Path:
+def build_browser(counting: Counting, stop: Event | None = None) -> Path:
     """The folder of the built STAC Browser, built now if it is not in the cache yet: that takes a few minutes.
 
-    Other processes may build at the same time; interrupted, nothing is left behind. Raises MissingComponent, which
-    says what to do, where Node.js, npm or the registry is missing or the build fails.
+    Other processes may build at the same time; interrupted, or stopped from another thread by ``stop``, nothing is
+    left behind. Raises MissingComponent, which says what to do, where Node.js, npm or the registry is missing or the
+    build fails or is stopped.
     """
     if (built := cached_browser()) is not None:
         return built
@@ -64,7 +67,7 @@ def build_browser(counting: Counting) -> Path:
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=".building-", dir=cache, ignore_cleanup_errors=True) as work:
-            return _build(node, Path(work), cache / _key(), counting)
+            return _Build(node, Path(work), stop or Event()).run(cache / _key(), counting)
     except OSError as error:
         raise MissingComponent(f"STAC Browser cannot be built in {cache}: {error}") from error
 
@@ -132,83 +135,103 @@ def _npm(node: Path) -> list[str] | None:
 # --- the build ---------------------------------------------------------------------------------------------------
 
 
-def _build(node: Path, work: Path, destination: Path, counting: Counting) -> Path:
-    for name in ("package.json", "package-lock.json"):
-        (work / name).write_bytes(_recipe(name))
-    with counting(f"Getting STAC Browser {browser_version()} and its tools from the npm registry") as progress:
-        _install(node, work, progress)
-    # Its style sheets reach into node_modules beside them: the source belongs into this very folder.
-    for entry in (work / "node_modules/@radiantearth/stac-browser").iterdir():
-        if entry.name != "package.json" and not entry.name.startswith("."):
-            shutil.move(entry, work / entry.name)
-    (work / "basemaps.config.js").write_bytes(_recipe("basemaps.config.js"))
-    page = work / "public/index.html"
-    text = page.read_text("utf-8")
-    if _CONFIG_OFF not in text:
-        raise MissingComponent(f"STAC Browser {browser_version()} is not laid out as it was: {page.name} has changed")
-    page.write_text(text.replace(_CONFIG_OFF, _CONFIG_ON), "utf-8")
-    with counting("Building STAC Browser, seconds") as progress:
-        _compile(node, work, progress)
-    built = work / "dist"
-    try:
-        built.rename(destination)
-    except OSError:
-        if not (destination / "index.html").is_file():  # else somebody else was faster
-            raise
-    return destination
+class _Build:
+    """One build with Node.js ``node`` in the folder ``work``."""
 
+    def __init__(self, node: Path, work: Path, stop: Event) -> None:
+        self._node, self._work, self._stop = node, work, stop
 
-def _install(node: Path, work: Path, progress: Callable[[int, int], None]) -> None:
-    packages = [place for place in orjson.loads(_recipe("package-lock.json"))["packages"] if place]
-    npm = _npm(node)
-    assert npm is not None  # _find_node looked
-    # Scripts of packages are not run: none of them is needed, and none shall do what it likes.
-    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
-    with _running([*npm, "ci", *options], work, node) as process:
-        waiting = packages
-        while process.poll() is None:
-            waiting = [place for place in waiting if not (work / place).exists()]
-            progress(len(packages) - len(waiting), len(packages))
-            time.sleep(0.5)
-    if process.returncode:
-        raise MissingComponent(
-            "STAC Browser could not be got from the npm registry; is there a network, or a mirror to be named with "
-            f"`npm config set registry`?\n{_last_lines(work)}"
-        )
-
-
-def _compile(node: Path, work: Path, progress: Callable[[int, int], None]) -> None:
-    begun = time.monotonic()
-    script = work / "node_modules/@vue/cli-service/bin/vue-cli-service.js"
-    # Only modern browsers: the second bundle, for old ones, would double the time.
-    with _running([str(node), str(script), "build", "--no-module", "--dest", "dist"], work, node) as process:
-        while process.poll() is None:
-            progress(int(time.monotonic() - begun), 0)
-            time.sleep(0.5)
-    if process.returncode or not (work / "dist/index.html").is_file():
-        raise MissingComponent(f"STAC Browser could not be built:\n{_last_lines(work)}")
-
-
-@contextmanager
-def _running(command: Sequence[str], work: Path, node: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process in the folder, its output in a file; ended when the block is left before it has."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SB_")}
-    environment |= {
-        "PATH": os.pathsep.join([str(node.parent), environment.get("PATH", os.defpath)]),
-        "NODE_ENV": "production",
-        "SB_pathPrefix": "./",
-        "SB_noSourceMaps": "true",
-    }
-    with (work / "output.txt").open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-        )
+    def run(self, destination: Path, counting: Counting) -> Path:
+        """The built files, moved to ``destination`` whole."""
+        work = self._work
+        for name in ("package.json", "package-lock.json"):
+            (work / name).write_bytes(_recipe(name))
+        with counting(f"Getting STAC Browser {browser_version()} and its tools from the npm registry") as progress:
+            self._install(progress)
+        # Its style sheets reach into node_modules beside them: the source belongs into this very folder.
+        for entry in (work / "node_modules/@radiantearth/stac-browser").iterdir():
+            if entry.name != "package.json" and not entry.name.startswith("."):
+                shutil.move(entry, work / entry.name)
+        (work / "basemaps.config.js").write_bytes(_recipe("basemaps.config.js"))
+        page = work / "public/index.html"
+        text = page.read_text("utf-8")
+        if _CONFIG_OFF not in text:
+            raise MissingComponent(f"STAC Browser {browser_version()} is not laid out as it was: {page.name} differs")
+        page.write_text(text.replace(_CONFIG_OFF, _CONFIG_ON), "utf-8")
+        with counting("Building STAC Browser, seconds") as progress:
+            self._compile(progress)
         try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
+            (work / "dist").rename(destination)
+        except OSError:
+            if not (destination / "index.html").is_file():  # else somebody else was faster
+                raise
+        return destination
+
+    def _install(self, progress: Callable[[int, int], None]) -> None:
+        packages = [place for place in orjson.loads(_recipe("package-lock.json"))["packages"] if place]
+        waiting = packages
+        npm = _npm(self._node) or []  # there is one: _find_node looked
+        # Scripts of packages are not run: none of them is needed, and none shall do what it likes.
+        options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+        with self._running([*npm, "ci", *options]) as process:
+            while self._goes_on(process):
+                waiting = [place for place in waiting if not (self._work / place).exists()]
+                progress(len(packages) - len(waiting), len(packages))
+        if process.returncode:
+            raise MissingComponent(
+                "STAC Browser could not be got from the npm registry; is there a network, or a mirror to be named "
+                f"with `npm config set registry`?\n{_last_lines(self._work)}"
+            )
+
+    def _compile(self, progress: Callable[[int, int], None]) -> None:
+        begun = time.monotonic()
+        script = self._work / "node_modules/@vue/cli-service/bin/vue-cli-service.js"
+        # Only modern browsers: the second bundle, for old ones, would double the time.
+        with self._running([str(self._node), str(script), "build", "--no-module", "--dest", "dist"]) as process:
+            while self._goes_on(process):
+                progress(int(time.monotonic() - begun), 0)
+        if process.returncode or not (self._work / "dist/index.html").is_file():
+            raise MissingComponent(f"STAC Browser could not be built:\n{_last_lines(self._work)}")
+
+    def _goes_on(self, process: "subprocess.Popen[bytes]") -> bool:
+        if self._stop.wait(0.5):
+            raise MissingComponent("the build of STAC Browser was stopped; it begins anew next time")
+        return process.poll() is None
+
+    @contextmanager
+    def _running(self, command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
+        """A process in the folder, its output in a file; ended when the block is left before it has."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SB_")}
+        environment |= {
+            "PATH": os.pathsep.join([str(self._node.parent), environment.get("PATH", os.defpath)]),
+            "NODE_ENV": "production",
+            "SB_pathPrefix": "./",
+            "SB_noSourceMaps": "true",
+        }
+        with (self._work / "output.txt").open("wb") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self._work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in the terminal is for us, who then end it and its children
+            )
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    _end(process)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """The process and those that it started."""
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:  # Windows
+        process.kill()
+    process.wait()
 
 
 def _last_lines(work: Path) -> str:

@@ -41,8 +41,8 @@ class Rendering:
     channels: tuple[Channel, ...]
 
 
-# Reflectance x 10000 up to 0.3, where most land lies, vegetation in the near infrared up to 0.5. Backscatter in dB:
-# about the 1st and 99th percentile of BigEarthNet's land surfaces.
+# Reflectance x 10000 up to 0.2, where most vegetated land lies, in the near infrared up to 0.5; data/browser/config.js
+# has the same. Backscatter in dB: about the 1st and 99th percentile of BigEarthNet's land surfaces.
 RENDERINGS = {
     rendering.name: rendering
     for rendering in (
@@ -50,13 +50,13 @@ RENDERINGS = {
             "true_colour",
             "True colour",
             S2_10M,
-            (Channel("B04", 0, 3000), Channel("B03", 0, 3000), Channel("B02", 0, 3000)),
+            (Channel("B04", 0, 2000), Channel("B03", 0, 2000), Channel("B02", 0, 2000)),
         ),
         Rendering(
             "false_colour",
             "False colour, near infrared",
             S2_10M,
-            (Channel("B08", 0, 5000), Channel("B04", 0, 3000), Channel("B03", 0, 3000)),
+            (Channel("B08", 0, 5000), Channel("B04", 0, 2000), Channel("B03", 0, 2000)),
         ),
         Rendering(
             "s1_composite",

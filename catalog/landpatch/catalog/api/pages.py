@@ -15,11 +15,10 @@ import orjson
 from landpatch.catalog.api.settings import Settings
 from landpatch.catalog.bodies import completed
 from landpatch.catalog.cql2_sql import InvalidQuery
-from landpatch.catalog.renderings import RENDERINGS
+from landpatch.catalog.renderings import TRUE_COLOUR
 from landpatch.catalog.search import After, Hit, Query, Snapshot, SortKey
 
 _TOKEN_LENGTH = 4096
-_PREVIEWS = ("true_colour", "false_colour", "s1_composite", "reference_map")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +196,16 @@ class Addresses:
         ]
         return orjson.dumps(links)[1:-1]
 
-    def preview_links(self, collection: str, item: str, body: bytes) -> bytes:
-        """Links to the pictures that the item's assets allow, the first one its thumbnail; a comma before each."""
+    def preview_link(self, collection: str, item: str) -> bytes:
+        """Link to an item's picture, as ``item_links``. Only one: STAC Browser takes it for the thumbnail."""
         place = f"{self.base}previews/{quote(collection, safe='')}/{quote(item, safe='')}"
-        links = [
-            {
-                "rel": "preview",
-                "type": "image/png",
-                "title": RENDERINGS[name].title,
-                "href": f"{place}/{name}.png",
-            }
-            for name in _PREVIEWS
-            if f'"{RENDERINGS[name].asset.key}":{{"href"'.encode() in body
-        ]
-        return b"".join(b"," + orjson.dumps(link) for link in links)
+        link = {
+            "rel": "preview",
+            "type": "image/png",
+            "title": TRUE_COLOUR.title,
+            "href": f"{place}/{TRUE_COLOUR.name}.png",
+        }
+        return orjson.dumps(link)
 
 
 def item_texts(
@@ -223,11 +218,10 @@ def item_texts(
         bodies = mine[0].snapshot.bodies([found.hit.rank for found in mine])
         texts.update({(name, found.hit.rank): body for found, body in zip(mine, bodies, strict=True)})
     for found in page:
-        body = texts[found.collection, found.hit.rank]
         links = addresses.item_links(found.collection, found.hit.id)
         if settings.previews:
-            links += addresses.preview_links(found.collection, found.hit.id, body)
-        body = completed(body, addresses.assets(found.collection).encode(), links)
+            links += b"," + addresses.preview_link(found.collection, found.hit.id)
+        body = completed(texts[found.collection, found.hit.rank], addresses.assets(found.collection).encode(), links)
         if fields is None and settings.assets == "served":
             yield body
             continue

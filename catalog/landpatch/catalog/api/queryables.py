@@ -60,7 +60,8 @@ def _schema(title: str, snapshots: Collection[Snapshot], without: frozenset[Kind
 
 def _type(column: Column, words: list[str]) -> dict[str, Any]:
     if column.kind is Kind.GEOMETRY:
-        return {"$ref": "https://geojson.org/schema/Geometry.json"}
+        # OGC API Features, part 5. A $ref to GeoJSON's schema would make forms fetch it, and fail without a network.
+        return {"format": "geometry-any"}
     if column.kind is Kind.TIME:
         return {"type": "string", "format": "date-time"}
     if column.kind is Kind.ARRAY:

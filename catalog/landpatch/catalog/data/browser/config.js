@@ -13,9 +13,9 @@
   // How a file is shown on the map. STAC Browser stretches over all values of the data type, which leaves reflectance
   // nearly black; what it cannot draw itself (decibels as colours, codes in their colours) is drawn by the server.
   const stretched = {
-    S2_10m: { bands: [3, 2, 1], min: 0, max: 3000 },
-    S2_20m: { bands: [6, 4, 1], min: 0, max: 4000 }, // B12, B8A, B05
-    S2_60m: { bands: [1], min: 0, max: 3000 },
+    S2_10m: { bands: [3, 2, 1], minimum: 0, maximum: 2000 },
+    S2_20m: { bands: [6, 4, 1], minimum: 0, maximum: 4000 }, // B12, B8A, B05
+    S2_60m: { bands: [1], minimum: 0, maximum: 2000 },
   };
   const drawn = { S1: "s1_composite", reference_map: "reference_map" };
 
@@ -26,7 +26,7 @@
     }
     const key = reference.isAsset() ? reference.getKey() : null;
     if (options.sources && stretched[key]) {
-      Object.assign(options.sources[0], stretched[key]);
+      options.sources[0].bands = stretched[key].bands;
       options.interpolate = false;
     } else if (options.sources && drawn[key]) {
       const place = [item.collection, item.id].map(encodeURIComponent).join("/");
@@ -50,13 +50,54 @@
     return options;
   }
 
+  // The pictures that the server draws, beside the files: what a card and the tab "Thumbnails" show.
+  const pictures = {
+    true_colour: ["S2_10m", "True colour"],
+    false_colour: ["S2_10m", "False colour"],
+    s1_composite: ["S1", "Sentinel-1 composite"],
+    reference_map: ["reference_map", "Reference map"],
+  };
+
+  function preprocessSTAC(stac) {
+    if (stac.isItem() && stac.collection) {
+      const place = [stac.collection, stac.id].map(encodeURIComponent).join("/");
+      for (const [key, { minimum, maximum }] of Object.entries(stretched)) {
+        if (stac.assets[key]) {
+          // For drawing, not for reading: what is not enumerable is not among the asset's metadata.
+          Object.defineProperty(stac.assets[key], "statistics", { value: { minimum, maximum }, enumerable: false });
+        }
+      }
+      for (const [name, [source, title]] of Object.entries(pictures)) {
+        const asset = stac.assets[source];
+        if (asset && !(name === "true_colour" && stac.assets.thumbnail)) {
+          const roles = name === "true_colour" ? ["thumbnail", "overview"] : ["overview"];
+          const picture = { href: `${api}previews/${place}/${name}.png`, type: "image/png", title, roles };
+          stac.assets[`preview_${name}`] = new asset.constructor(picture, `preview_${name}`, stac);
+        }
+      }
+      if (stac.assets.reference_map) {
+        addLegend(stac, place);
+      }
+    } else if (stac.isCollection() && stac["landpatch:nomenclature"]) {
+      addLegend(stac, encodeURIComponent(stac.id));
+    }
+    return stac;
+  }
+
+  function addLegend(stac, place) {
+    const legend = { rel: "about", type: "image/svg+xml", title: "Legend of the reference map" };
+    stac.links.push(new stac.links[0].constructor({ ...legend, href: `${api}previews/${place}/legend.svg` }, stac));
+  }
+
   window.STAC_BROWSER_CONFIG = Object.assign({
     catalogUrl: api,
     allowExternalAccess: false,
     historyMode: "hash",
     crs,
     getMapSourceOptions,
+    preprocessSTAC,
     defaultThumbnailSize: [240, 240],
+    maxEntriesPerPage: 100,
     socialSharing: [],
     basemaps: [],
   }, {} /* settings */);
