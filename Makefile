@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean runtime dev
+.PHONY: help demo serve browser test lint format bench lock clean runtime dev
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
@@ -13,7 +13,16 @@ help: ## this list
 demo: runtime ## a small generated world, from scenes to a page of pictures: demo/
 	$(BIN)/landpatch demo --to demo
 
+serve: dev ## STAC Browser and STAC API of the demo's patches, at http://127.0.0.1:8080/
+	@test -f demo/dataset/items.parquet || $(BIN)/landpatch demo --to demo
+	$(BIN)/landpatch serve demo/dataset
+
+browser: dev ## get and build STAC Browser, once: needs Node.js and the npm registry
+	$(BIN)/landpatch browser
+
+# Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
+	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --durations=15
 
 lint: dev ## ruff and mypy

@@ -272,6 +272,19 @@ def serve(datasets: tuple[str, ...], **options: Any) -> None:
     serve_datasets(datasets, **options)
 
 
+@main.command(epilog=_EXAMPLE + "landpatch browser")
+@_verb
+def browser() -> None:
+    """Get STAC Browser from the npm registry and build it now; `serve` does so when first needed.
+
+    Takes a few minutes and Node.js, once. Prints the folder of its files.
+    """
+    from landpatch.catalog.browser import build_browser
+    from landpatch.functions.console import counting, out
+
+    out(str(build_browser(counting)))
+
+
 @main.group()
 def labels() -> None:
     """Label sources."""

@@ -58,13 +58,17 @@
     reference_map: ["reference_map", "Reference map"],
   };
 
+  // STAC Browser may ask for the same document more than once.
   function preprocessSTAC(stac) {
     if (stac.isItem() && stac.collection) {
       const place = [stac.collection, stac.id].map(encodeURIComponent).join("/");
+      // On the cards of search results.
+      stac.properties.keywords = [stac.properties["landpatch:split"], ...(stac.properties["landpatch:labels"] || [])];
       for (const [key, { minimum, maximum }] of Object.entries(stretched)) {
         if (stac.assets[key]) {
           // For drawing, not for reading: what is not enumerable is not among the asset's metadata.
-          Object.defineProperty(stac.assets[key], "statistics", { value: { minimum, maximum }, enumerable: false });
+          const statistics = { value: { minimum, maximum }, enumerable: false, configurable: true };
+          Object.defineProperty(stac.assets[key], "statistics", statistics);
         }
       }
       for (const [name, [source, title]] of Object.entries(pictures)) {
@@ -85,8 +89,11 @@
   }
 
   function addLegend(stac, place) {
-    const legend = { rel: "about", type: "image/svg+xml", title: "Legend of the reference map" };
-    stac.links.push(new stac.links[0].constructor({ ...legend, href: `${api}previews/${place}/legend.svg` }, stac));
+    const href = `${api}previews/${place}/legend.svg`;
+    if (!stac.links.some(link => link.href === href)) {
+      const legend = { rel: "about", type: "image/svg+xml", title: "Legend of the reference map", href };
+      stac.links.push(new stac.links[0].constructor(legend, stac));
+    }
   }
 
   window.STAC_BROWSER_CONFIG = Object.assign({
@@ -98,6 +105,7 @@
     preprocessSTAC,
     defaultThumbnailSize: [240, 240],
     maxEntriesPerPage: 100,
+    showKeywordsInItemCards: true,
     socialSharing: [],
     basemaps: [],
   }, {} /* settings */);
