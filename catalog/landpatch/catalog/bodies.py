@@ -1,7 +1,8 @@
 """Items as JSON text, by their row in ``items.parquet``: what a page of search results is put together from.
 
 The text is what ``item_from_row`` says, made by the database's vectorised functions. Two places in it are left open,
-marked by an ``@`` that JSON has no use for outside of strings: ``"href":@"relative/path"`` and the start of ``"links":[@``. ``completed`` fills them in for one server.
+marked by an ``@`` that JSON has no use for outside of strings: ``"href":@"relative/path"`` and the start of
+``"links":[@``. ``completed`` fills them in for one server.
 
 Rows come from the parquet, a row group at a time, or from a ``BodyFile``: a disposable file made from it in which any
 row is a fraction of a millisecond away. Sorted results lie all over the catalogue, and need it.

@@ -339,12 +339,17 @@ def _fields(asked: Any) -> Fields | None:
     if asked is None:
         return None
     if isinstance(asked, list):
-        exclude = [entry[1:] for entry in asked if entry.startswith("-")]
-        include = [entry.lstrip("+ ") for entry in asked if not entry.startswith("-")]
+        exclude = {entry[1:] for entry in asked if entry.startswith("-")} - {""}
+        include = {entry.lstrip("+ ") for entry in asked if not entry.startswith("-")} - {""}
+        left_open = False
     else:
-        include, exclude = asked.include or (), asked.exclude or ()
-    wanted = Fields(frozenset(filter(None, include)), frozenset(filter(None, exclude)))
-    return wanted if wanted.include or wanted.exclude else None
+        include, exclude = set(asked.include or ()) - {""}, set(asked.exclude or ()) - {""}
+        left_open = not include and (not exclude or "include" in asked.model_fields_set)
+    if len(include) + len(exclude) > 200:
+        raise InvalidQuery("200 fields can be named at once")
+    if not include and not exclude and not left_open:
+        return None
+    return Fields(frozenset(include), frozenset(exclude), left_open or bool(include and exclude))
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
