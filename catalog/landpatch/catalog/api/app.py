@@ -21,7 +21,6 @@ from stac_fastapi.api.models import (  # noqa: E402
     ItemCollectionUri,
     create_get_request_model,
     create_post_request_model,
-    create_request_model,
 )
 from stac_fastapi.extensions.aggregation import AggregationExtension  # noqa: E402
 from stac_fastapi.extensions.aggregation.request import (  # noqa: E402
@@ -207,12 +206,9 @@ class _Routes(StacApi):
         paging = TokenPaginationExtension()
         searching = [filters, sort, fields, text, paging]
         aggregation = AggregationExtension(client=AggregationClient(datasets=datasets))
-        aggregation.GET = create_request_model(
-            "AggregateGetRequest", AggregationExtensionGetRequest, [filters, text], request_type="GET"
-        )
-        aggregation.POST = create_request_model(
-            "AggregatePostRequest", AggregationExtensionPostRequest, [filters, text], request_type="POST"
-        )
+        counted = [filters, text]
+        aggregation.GET = create_get_request_model(counted, AggregationExtensionGetRequest)
+        aggregation.POST = create_post_request_model(counted, AggregationExtensionPostRequest)
         collections = CollectionSearchExtension.from_extensions(
             [
                 FieldsExtension(conformance_classes=[FieldsConformanceClasses.COLLECTIONS]),
@@ -232,9 +228,7 @@ class _Routes(StacApi):
             description=settings.description,
             search_get_request_model=create_get_request_model(searching),
             search_post_request_model=create_post_request_model(searching),
-            items_get_request_model=create_request_model(
-                "ItemsGetRequest", ItemCollectionUri, searching, request_type="GET"
-            ),
+            items_get_request_model=create_get_request_model(searching, ItemCollectionUri),
             collections_get_request_model=collections.GET,
             middlewares=_middlewares(settings, metrics),
         )

@@ -168,8 +168,11 @@ def search_page(
                 break
     if len(streams) == 1:
         return streams[0]
-    key = cmp_to_key(lambda one, other: _compared(one, other, sort))
-    return list(heapq.merge(*streams, key=key))[: limit + 1]
+
+    def compare(one: Found, other: Found) -> int:
+        return _compared(one, other, sort)
+
+    return list(heapq.merge(*streams, key=cmp_to_key(compare)))[: limit + 1]
 
 
 def _compared(one: Found, other: Found, sort: Sequence[SortKey]) -> int:
