@@ -463,7 +463,7 @@ def _assets(
         corners = [origin.grid.corner(record.x, record.y) for record in records]
         values: dict[str, Sequence[Any]] = {
             "href": hrefs,
-            "datetime": [_rfc3339(radar.sensed) if asset is S1 and radar else None for radar in radars],
+            "datetime": [rfc3339(radar.sensed) if asset is S1 and radar else None for radar in radars],
             "proj:transform": [[asset.resolution, 0, left, 0, -asset.resolution, top] for left, top in corners],
             "file:size": [record.files[asset.key][0] if asset.key in record.files else None for record in records],
             "file:checksum": [
@@ -571,9 +571,9 @@ def item_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, _ in PROPERTIES:
         value = row[name]
         if isinstance(value, datetime):
-            properties[name] = _rfc3339(value)
+            properties[name] = rfc3339(value)
         elif value is not None:
-            properties[name] = value if name == "label:classes" else _without_nulls(value)
+            properties[name] = value if name == "label:classes" else without_nulls(value)
     if "label:type" in properties:
         properties[_REQUIRED_NULL] = row[_REQUIRED_NULL]
     bbox = row["bbox"]
@@ -586,7 +586,7 @@ def item_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "geometry": geometry,
         "bbox": [bbox["xmin"], bbox["ymin"], bbox["xmax"], bbox["ymax"]],
         "properties": properties,
-        "links": [_without_nulls(link) for link in row["links"]],
+        "links": [without_nulls(link) for link in row["links"]],
         "assets": {key: _asset_from_row(asset) for key, asset in row["assets"].items() if asset is not None},
         "collection": row["collection"],
     }
@@ -599,22 +599,24 @@ def items(table: pa.Table) -> Iterator[dict[str, Any]]:
             yield item_from_row(row)
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """A JSON value without the members of objects that are null."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [without_nulls(inner) for inner in value]
     return value
 
 
 def _asset_from_row(asset: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = _without_nulls(dict(asset))
+    plain: dict[str, Any] = without_nulls(dict(asset))
     if "nodata" in plain:  # a column of doubles; the file's nodata is an integer
         plain["nodata"] = int(plain["nodata"])
     return plain
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC as STAC writes it."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
@@ -753,7 +755,7 @@ def collection_document(
         if asset is not REFERENCE_MAP or nomenclature is not None
     }
     bbox = list(summary.bbox) if summary.bbox else [-180.0, -90.0, 180.0, 90.0]
-    interval = [_rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
+    interval = [rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
     names = ["eo/v2.0.0", "ml-aoi/v0.2.0", "projection/v2.0.0", "raster/v2.0.0", "render/v2.0.0", "sar/v1.3.0"]
     if nomenclature is not None:
         names.append("classification/v1.1.0")

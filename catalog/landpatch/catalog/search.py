@@ -300,7 +300,10 @@ class Snapshot:
         """Condition that an item comes behind a place in the order: lexicographic, with NULLs last."""
         if len(after.values) != len(columns):
             raise InvalidQuery("the page token belongs to another search: begin again without it")
-        choices, values, prefix, prefix_values = [], [], "", []
+        choices: list[str] = []
+        values: list[Any] = []
+        prefix_values: list[Any] = []
+        prefix = ""
         for key, column, value in zip(sort, columns, after.values, strict=True):
             if column is None:
                 continue

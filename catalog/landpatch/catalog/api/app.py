@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -20,7 +21,6 @@ from stac_fastapi.api.models import (  # noqa: E402
     ItemCollectionUri,
     create_get_request_model,
     create_post_request_model,
-    create_request_model,
 )
 from stac_fastapi.extensions.aggregation import AggregationExtension  # noqa: E402
 from stac_fastapi.extensions.aggregation.request import (  # noqa: E402
@@ -29,6 +29,7 @@ from stac_fastapi.extensions.aggregation.request import (  # noqa: E402
 )
 from stac_fastapi.extensions.collection_search import CollectionSearchExtension  # noqa: E402
 from stac_fastapi.extensions.fields import FieldsConformanceClasses, FieldsExtension  # noqa: E402
+from stac_fastapi.extensions.fields.request import PostFieldsExtension  # noqa: E402
 from stac_fastapi.extensions.filter import FilterConformanceClasses, FilterExtension  # noqa: E402
 from stac_fastapi.extensions.free_text import FreeTextConformanceClasses, FreeTextExtension  # noqa: E402
 from stac_fastapi.extensions.pagination import TokenPaginationExtension  # noqa: E402
@@ -64,6 +65,11 @@ _CQL2 = (
     FilterConformanceClasses.ARRAY_FUNCTIONS,
     FilterConformanceClasses.PROPERTY_PROPERTY,
     FilterConformanceClasses.ARITHMETIC,
+    # As drafts of CQL2 called them, and clients of that time still do.
+    "http://www.opengis.net/spec/cql2/1.0/conf/basic-spatial-operators",
+    "http://www.opengis.net/spec/cql2/1.0/conf/spatial-operators",
+    "http://www.opengis.net/spec/cql2/1.0/conf/temporal-operators",
+    "http://www.opengis.net/spec/cql2/1.0/conf/array-operators",
 )
 
 
@@ -73,6 +79,12 @@ class _FilterPost(BaseModel):
     filter_expr: dict[str, Any] | bool | str | None = Field(None, alias="filter", description="A CQL2 filter.")
     filter_crs: str | None = Field(None, alias="filter-crs")
     filter_lang: Literal["cql2-json", "cql2-text"] | None = Field(None, alias="filter-lang")
+
+
+class _FieldsPost(BaseModel):
+    """Fields in a POST; null is no choice of fields."""
+
+    fields: PostFieldsExtension = Field(PostFieldsExtension(), description="Fields of items to include or exclude.")
 
 
 def create_app(
@@ -119,8 +131,26 @@ def create_app(
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     answer_errors(app)
+    _name_operations(app)
     app.state.datasets = behind.by_collection
     return app
+
+
+def _name_operations(app: FastAPI) -> None:
+    """Give every operation of the OpenAPI document an id of its own, where a route has two methods too."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Duplicate Operation ID")
+                document = describe()
+            for path in document["paths"].values():
+                for method, operation in path.items():
+                    operation["operationId"] = f"{method}_{operation['operationId']}"
+        return describe()
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _opened(datasets: Any, settings: Settings) -> dict[str, SearchableDataset]:
@@ -169,18 +199,16 @@ class _Routes(StacApi):
         fields = FieldsExtension(
             conformance_classes=[FieldsConformanceClasses.SEARCH, FieldsConformanceClasses.ITEMS]
         )
+        fields.POST = _FieldsPost
         text = FreeTextExtension(
             conformance_classes=[FreeTextConformanceClasses.SEARCH, FreeTextConformanceClasses.ITEMS]
         )
         paging = TokenPaginationExtension()
         searching = [filters, sort, fields, text, paging]
         aggregation = AggregationExtension(client=AggregationClient(datasets=datasets))
-        aggregation.GET = create_request_model(
-            "AggregateGetRequest", AggregationExtensionGetRequest, [filters, text], request_type="GET"
-        )
-        aggregation.POST = create_request_model(
-            "AggregatePostRequest", AggregationExtensionPostRequest, [filters, text], request_type="POST"
-        )
+        counted = [filters, text]
+        aggregation.GET = create_get_request_model(counted, AggregationExtensionGetRequest)
+        aggregation.POST = create_post_request_model(counted, AggregationExtensionPostRequest)
         collections = CollectionSearchExtension.from_extensions(
             [
                 FieldsExtension(conformance_classes=[FieldsConformanceClasses.COLLECTIONS]),
@@ -200,9 +228,7 @@ class _Routes(StacApi):
             description=settings.description,
             search_get_request_model=create_get_request_model(searching),
             search_post_request_model=create_post_request_model(searching),
-            items_get_request_model=create_request_model(
-                "ItemsGetRequest", ItemCollectionUri, searching, request_type="GET"
-            ),
+            items_get_request_model=create_get_request_model(searching, ItemCollectionUri),
             collections_get_request_model=collections.GET,
             middlewares=_middlewares(settings, metrics),
         )

@@ -115,6 +115,7 @@ class Limited:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self._most:
+            await self._drain(receive)
             await self._refuse(send)
             return
         got = 0
@@ -138,6 +139,14 @@ class Limited:
                 await send(message)
 
         await self._app(scope, counted, sending)
+
+    async def _drain(self, receive: Receive) -> None:
+        """Take some of the body: a client that is still sending would see a broken connection, not the answer."""
+        got, more = 0, True
+        while more and got < 10 * self._most:
+            message = await receive()
+            got += len(message.get("body", b""))
+            more = bool(message.get("more_body", False))
 
     async def _refuse(self, send: Send) -> None:
         text = orjson.dumps(

@@ -21,23 +21,39 @@ from landpatch.catalog.search import After, Hit, Query, Snapshot, SortKey
 _TOKEN_LENGTH = 4096
 
 
+_DEFAULT = ("type", "stac_version", "id", "collection", "geometry", "bbox", "links", "assets", "properties.datetime")
+"""What the Fields extension recommends where a request leaves it open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """What of an item is wanted: paths like ``id`` or ``properties.landpatch:split``."""
+    """What of an item is wanted, as paths like ``id`` or ``properties.landpatch:split`` (Fields extension 1.0.0).
+
+    Only ``include``: that, the id and the collection. Only ``exclude``: everything else. ``from_default``: what the
+    extension recommends and ``include``, without ``exclude``. What is included by name is never excluded.
+    """
 
     include: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
+    from_default: bool = False
 
     def of(self, item: dict[str, Any]) -> dict[str, Any]:
-        """The item with what is wanted; ``include`` decides where both name the same (Fields extension 1.0.0)."""
-        if self.include:
-            kept: dict[str, Any] = {}
-            for path in self.include | {"id", "collection"} - self.exclude:
-                _copy(item, path, kept)
-        else:
+        """The item with what is wanted."""
+        if not self.include and not self.from_default:
             kept = item
-        for path in self.exclude - self.include:
+            for path in self.exclude:
+                _remove(kept, path)
+            return kept
+        kept = {}
+        for path in _DEFAULT if self.from_default else ("id", "collection"):
+            _copy(item, path, kept)
+        for path in self.exclude:
             _remove(kept, path)
+        for path in self.include:
+            _copy(item, path, kept)
+        for path in self.exclude - self.include:
+            if any(path.startswith(f"{parent}.") for parent in self.include):
+                _remove(kept, path)
         return kept
 
 
@@ -153,8 +169,11 @@ def search_page(
                 break
     if len(streams) == 1:
         return streams[0]
-    key = cmp_to_key(lambda one, other: _compared(one, other, sort))
-    return list(heapq.merge(*streams, key=key))[: limit + 1]
+
+    def compare(one: Found, other: Found) -> int:
+        return _compared(one, other, sort)
+
+    return list(heapq.merge(*streams, key=cmp_to_key(compare)))[: limit + 1]
 
 
 def _compared(one: Found, other: Found, sort: Sequence[SortKey]) -> int:

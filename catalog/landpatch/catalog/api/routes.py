@@ -67,9 +67,9 @@ class CatalogueClient(BaseCoreClient):
     datasets: Datasets = attr.ib(kw_only=True)
     limits: Settings = attr.ib(kw_only=True)
 
-    def landing_page(self, **kwargs: Any) -> Response:
+    def landing_page(self, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /``."""
-        page = dict(super().landing_page(**kwargs))
+        page: dict[str, Any] = {**super().landing_page(**kwargs)}
         addresses = Addresses(get_base_url(kwargs["request"]))
         page["links"] += [
             {
@@ -82,7 +82,7 @@ class CatalogueClient(BaseCoreClient):
         ]
         return JSONResponse(page)
 
-    def all_collections(self, **kwargs: Any) -> Response:
+    def all_collections(self, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /collections``, with what collection search may ask for."""
         request: Request = kwargs["request"]
         addresses = Addresses(get_base_url(request))
@@ -112,12 +112,12 @@ class CatalogueClient(BaseCoreClient):
             }
         )
 
-    def get_collection(self, collection_id: str, **kwargs: Any) -> Response:
+    def get_collection(self, collection_id: str, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /collections/{collection_id}``."""
         addresses = Addresses(get_base_url(kwargs["request"]))
         return JSONResponse(collection_document(self.datasets.snapshot(collection_id), addresses))
 
-    def get_item(self, item_id: str, collection_id: str, **kwargs: Any) -> Response:
+    def get_item(self, item_id: str, collection_id: str, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /collections/{collection_id}/items/{item_id}``."""
         addresses = Addresses(get_base_url(kwargs["request"]))
 
@@ -135,7 +135,7 @@ class CatalogueClient(BaseCoreClient):
         self.datasets.snapshot(collection_id)  # 404 where there is none; a search of unknown collections is empty
         return self._get({**kwargs, "collections": [collection_id]})
 
-    def get_search(self, **kwargs: Any) -> Response:
+    def get_search(self, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /search``."""
         return self._get(kwargs)
 
@@ -143,7 +143,7 @@ class CatalogueClient(BaseCoreClient):
         request: Request = asked["request"]
         return self._page(asked, request, lambda token: _next_by_get(request, token))
 
-    def post_search(self, search_request: Any, **kwargs: Any) -> Response:
+    def post_search(self, search_request: Any, **kwargs: Any) -> Response:  # type: ignore[override]
         """``POST /search``."""
         request: Request = kwargs["request"]
         body = search_request.model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -339,12 +339,17 @@ def _fields(asked: Any) -> Fields | None:
     if asked is None:
         return None
     if isinstance(asked, list):
-        exclude = [entry[1:] for entry in asked if entry.startswith("-")]
-        include = [entry.lstrip("+ ") for entry in asked if not entry.startswith("-")]
+        exclude = {entry[1:] for entry in asked if entry.startswith("-")} - {""}
+        include = {entry.lstrip("+ ") for entry in asked if not entry.startswith("-")} - {""}
+        left_open = False
     else:
-        include, exclude = asked.include or (), asked.exclude or ()
-    wanted = Fields(frozenset(filter(None, include)), frozenset(filter(None, exclude)))
-    return wanted if wanted.include or wanted.exclude else None
+        include, exclude = set(asked.include or ()) - {""}, set(asked.exclude or ()) - {""}
+        left_open = not include and (not exclude or "include" in asked.model_fields_set)
+    if len(include) + len(exclude) > 200:
+        raise InvalidQuery("200 fields can be named at once")
+    if not include and not exclude and not left_open:
+        return None
+    return Fields(frozenset(include), frozenset(exclude), left_open or bool(include and exclude))
 
 
 # --- answers -----------------------------------------------------------------------------------------------------

@@ -47,11 +47,11 @@ def made_up(count: int) -> list[dict[str, Any]]:
     scenes = (
         ("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP", "S1B_IW_GRDH_1SDV_20170612T165809", "Austria"),
         ("S2A_MSIL2A_20170701T093031_N9999_R136_T35VNK", "S1A_IW_GRDH_1SDV_20170701T043011", "Finland"),
-        ("S2B_MSIL2A_20180204T94160_N9999_R036_T34TCR".replace("T94160", "T094160"), "", "Serbia"),
+        ("S2B_MSIL2A_20180204T094159_N9999_R036_T34TCR", "", "Serbia"),
     )
     for number in range(count):
-        scene, radar, country = scenes[number * len(scenes) // count]
-        place = number - -(-(number * len(scenes) // count) * count // len(scenes))
+        which, place = divmod(number, -(-count // len(scenes)))
+        scene, radar, country = scenes[which]
         x, y = divmod(place, 91)
         name = f"{scene}_{x:02d}_{y:02d}"
         draw = random.Random(name)
