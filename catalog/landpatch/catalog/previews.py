@@ -57,7 +57,7 @@ def preview(
     drawn = picture(
         rendering, patch_planes(dataset, item["assets"][rendering.asset.key]["href"], rendering.asset), nomenclature
     )
-    return png(drawn, size)
+    return png(drawn, size, level=1)
 
 
 def geotiff(

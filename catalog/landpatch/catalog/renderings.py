@@ -135,11 +135,11 @@ def _code_colours(nomenclature: Nomenclature | None) -> NDArray[np.uint8]:
     return table
 
 
-def png(drawn: NDArray[np.uint8], size: int | None = None) -> bytes:
+def png(drawn: NDArray[np.uint8], size: int | None = None, *, level: int = 6) -> bytes:
     """A picture as PNG, enlarged or reduced to ``size`` pixels along a side.
 
     Larger pictures keep their pixels as squares; smaller ones take every n-th, so that no colour appears that has no
-    meaning on a map.
+    meaning on a map. ``level`` is zlib's: 1 takes a third of the time of 6 for a tenth more bytes.
     """
     from PIL import Image
 
@@ -147,7 +147,7 @@ def png(drawn: NDArray[np.uint8], size: int | None = None) -> bytes:
     if size is not None and size != image.width:
         image = image.resize((size, size), Image.Resampling.NEAREST)
     target = io.BytesIO()
-    image.save(target, "PNG")
+    image.save(target, "PNG", compress_level=level)
     return target.getvalue()
 
 

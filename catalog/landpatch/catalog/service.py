@@ -186,7 +186,7 @@ def _map_tile(shown: Iterable[_Shown], rendering: Rendering, zoom: int, column: 
             raise NoSuchThing(str(error)) from None
         there = drawn[..., 3] > 0
         whole[there] = drawn[there]
-    return png(whole)
+    return png(whole, level=1)
 
 
 def _answered(request: Request, tag: str, media_type: str, draw: Callable[[], bytes]) -> Response:
