@@ -13,11 +13,11 @@ help: ## this list
 demo: runtime ## a small generated world, from scenes to a page of pictures: demo/
 	$(BIN)/landpatch demo --to demo
 
-serve: dev ## STAC Browser and STAC API of the demo's patches, at http://127.0.0.1:8080/
+serve: runtime ## STAC Browser and STAC API of the demo's patches, at http://127.0.0.1:8080/
 	@test -f demo/dataset/items.parquet || $(BIN)/landpatch demo --to demo
 	$(BIN)/landpatch serve demo/dataset
 
-browser: dev ## get and build STAC Browser, once: needs Node.js and the npm registry
+browser: runtime ## get and build STAC Browser, once: needs Node.js and the npm registry
 	$(BIN)/landpatch browser
 
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
@@ -37,13 +37,13 @@ format: dev ## bring the code into ruff's form
 bench: dev ## CPU time, memory and ratios on a generated full-size tile
 	$(BIN)/python tests/benchmarks/run.py
 
-# Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
+# What `make demo` and `make serve` install is landpatch[server]. Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(UPGRADE) --group test --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 	cp requirements/dev.txt requirements/runtime.txt
-	$(COMPILE) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(COMPILE) --extra server pyproject.toml requirements/build.in -o requirements/runtime.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.resources import files
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event
@@ -84,7 +84,7 @@ def browser_config(settings: Mapping[str, Any]) -> str:
 
 
 def _recipe(name: str) -> bytes:
-    return files("landpatch.catalog").joinpath("data/browser", name).read_bytes()
+    return resources.files("landpatch.catalog").joinpath("data/browser", name).read_bytes()
 
 
 def _cache() -> Path:
@@ -168,15 +168,17 @@ class _Build:
         return destination
 
     def _install(self, progress: Callable[[int, int], None]) -> None:
-        packages = [place for place in orjson.loads(_recipe("package-lock.json"))["packages"] if place]
-        waiting = packages
+        entries: dict[str, Any] = orjson.loads(_recipe("package-lock.json"))["packages"]
+        # Optional ones are for other machines than this one; folders are made before anything is in them.
+        files = [self._work / place / "package.json" for place, entry in entries.items() if "optional" not in entry]
+        waiting = files
         npm = _npm(self._node) or []  # there is one: _find_node looked
         # Scripts of packages are not run: none of them is needed, and none shall do what it likes.
         options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
         with self._running([*npm, "ci", *options]) as process:
             while self._goes_on(process):
-                waiting = [place for place in waiting if not (self._work / place).exists()]
-                progress(len(packages) - len(waiting), len(packages))
+                waiting = [file for file in waiting if not file.exists()]
+                progress(len(files) - len(waiting), len(files))
         if process.returncode:
             raise MissingComponent(
                 "STAC Browser could not be got from the npm registry; is there a network, or a mirror to be named "

@@ -62,8 +62,9 @@
   function preprocessSTAC(stac) {
     if (stac.isItem() && stac.collection) {
       const place = [stac.collection, stac.id].map(encodeURIComponent).join("/");
-      // On the cards of search results.
-      stac.properties.keywords = [stac.properties["landpatch:split"], ...(stac.properties["landpatch:labels"] || [])];
+      // On the cards of search results; there is no room for the longest names.
+      const words = [stac.properties["landpatch:split"], ...(stac.properties["landpatch:labels"] || [])];
+      stac.properties.keywords = words.map(word => (word.length > 40 ? `${word.slice(0, 38).trim()}…` : word));
       for (const [key, { minimum, maximum }] of Object.entries(stretched)) {
         if (stac.assets[key]) {
           // For drawing, not for reading: what is not enumerable is not among the asset's metadata.
