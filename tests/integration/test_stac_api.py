@@ -412,13 +412,18 @@ def test_no_item_is_lost_or_doubled_between_pages(
 
 # --- hostile requests --------------------------------------------------------------------------------------------
 
-_WORDS = st.sampled_from(
-    [
-        *"( ) ' \" , = <> < > <= >= + - * / ^ % and or not in like between is null true ; -- /* */ \\ \0 é".split(),
-        *"casei( a_contains( s_intersects( t_after( landpatch:split geometry landpatch:labels 'x' 1 -1 1e999".split(),
-        *("POINT(1 1)", "POLYGON((0 0,1 1,2 2,0 0))", "DATE('x')", "TIMESTAMP('2017-01-01T00:00:00Z')", "DROP"),
-        "INTERVAL('..','2017-01-01')",
-    ]
+_WORDS = st.one_of(
+    st.sampled_from("()'\",=<>+-*/^%;\\\0é"),
+    st.sampled_from(
+        ["<>", ">=", "and", "or", "not", "in", "like", "between", "is", "null", "true", "--", "/*", "*/"]
+    ),
+    st.sampled_from(
+        ["casei(", "a_contains(", "s_intersects(", "t_after(", "POINT(1 1)", "POLYGON((0 0,1 1,2 2,0 0))"]
+    ),
+    st.sampled_from(
+        ["landpatch:split", "geometry", "landpatch:labels", "datetime", "'x'", "1", "-1", "1e999", "DROP"]
+    ),
+    st.sampled_from(["TIMESTAMP('2017-01-01T00:00:00Z')", "INTERVAL('..','2017-01-01')", "DATE('x')"]),
 )
 
 
@@ -609,7 +614,7 @@ def test_metrics_and_access_log(api: Served, caplog: pytest.LogCaptureFixture, t
 def test_assets_are_served_by_range_and_nothing_else_is(tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     write_dataset(str(dataset), [Patch(26, 57)])
-    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "secret").write_text("not for you")
     (dataset / "patches" / "link.tif").symlink_to(tmp_path / "secret")
     (dataset / "jobs").mkdir()
     (dataset / "jobs" / "job.json").write_text("{}")
@@ -647,7 +652,7 @@ def test_assets_are_served_by_range_and_nothing_else_is(tmp_path: Path) -> None:
                 )
                 answer = b"".join(iter(lambda: raw.recv(65536), b""))
             assert b" 404 " in answer.split(b"\r\n", 1)[0], path
-            assert b"secret" not in answer.split(b"\r\n\r\n", 1)[1].replace(path.encode(), b"")
+            assert b"not for you" not in answer
 
 
 # --- several datasets, and datasets that change ------------------------------------------------------------------
@@ -680,7 +685,7 @@ def test_several_datasets_behind_one_api(tmp_path: Path) -> None:
             assert got == [(collection, row["id"]) for collection, row in wanted]
         assert served.found(collections="two", limit=1)["numberMatched"] == 60
         assert served.found(collections="none", limit=1)["numberMatched"] == 0
-        status, answer = served.ask("collections", limit=1)
+        _, answer = served.ask("collections", limit=1)
         assert [collection["id"] for collection in answer["collections"]] == ["one"]
         following = next(link["href"] for link in answer["links"] if link["rel"] == "next")
         _, answer = served.ask(following.removeprefix(address))
@@ -694,7 +699,9 @@ def test_a_dataset_that_changes_is_reloaded_whole_while_it_is_searched(tmp_path:
     rows = made_up(900)
     states = [tmp_path / "even", tmp_path / "odd"]
     for number, folder in enumerate(states):
-        write_catalogue(folder, [row for place, row in enumerate(rows) if place % 2 == number or place % 9 == 0])
+        write_catalogue(
+            folder, [row for place, row in enumerate(rows) if place % (2 + number) == number or place % 9 == 0]
+        )
     contents = [(folder / ITEMS).read_bytes() for folder in states]
     ids = [frozenset(pq.read_table(folder / ITEMS, columns=["id"])["id"].to_pylist()) for folder in states]
     live = tmp_path / "live"
@@ -714,27 +721,29 @@ def test_a_dataset_that_changes_is_reloaded_whole_while_it_is_searched(tmp_path:
     with running(create_app([live], settings)) as address, ThreadPoolExecutor(3) as pool:
         served = Served(live, address)
         work = [pool.submit(search, served) for _ in range(3)]
-        token_page = served.found(limit=100, fields="id")
-        for turn in range(1, 7):
-            storage.put(ITEMS, contents[turn % 2])
+        try:
+            token_page = served.found(limit=100, fields="id")
+            for turn in range(1, 7):
+                storage.put(ITEMS, contents[turn % 2])
+                time.sleep(0.4)
+            storage.put(ITEMS, contents[1])
+            deadline = time.monotonic() + 60
+            while served.found(limit=1)["numberMatched"] != len(ids[1]) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            # A search begun on the first state goes on in the last: behind the same place, nothing twice.
+            got = [item["id"] for item in token_page["features"]]
+            following = [link["href"] for link in token_page["links"] if link["rel"] == "next"]
+            while following:
+                _, page = served.ask(following[0].removeprefix(address))
+                got += [item["id"] for item in page["features"]]
+                following = [link["href"] for link in page["links"] if link["rel"] == "next"]
+            assert got == sorted(set(got))
+            assert set(got[100:]) == {item for item in ids[1] if item > got[99]}
+            storage.put(ITEMS, b"damaged")
             time.sleep(0.4)
-        storage.put(ITEMS, contents[1])
-        deadline = time.monotonic() + 20
-        while served.found(limit=1)["numberMatched"] != len(ids[1]) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        # A search begun on the first state goes on in the last: behind the same place, nothing twice.
-        got = [item["id"] for item in token_page["features"]]
-        following = [link["href"] for link in token_page["links"] if link["rel"] == "next"]
-        while following:
-            _, page = served.ask(following[0].removeprefix(address))
-            got += [item["id"] for item in page["features"]]
-            following = [link["href"] for link in page["links"] if link["rel"] == "next"]
-        assert got == sorted(set(got))
-        assert set(got[100:]) == {item for item in ids[1] if item > got[99]}
-        storage.put(ITEMS, b"damaged")
-        time.sleep(0.4)
-        assert served.found(limit=1)["numberMatched"] == len(ids[1])
-        stop.set()
+            assert served.found(limit=1)["numberMatched"] == len(ids[1])
+        finally:
+            stop.set()
         for done in work:
             done.result()
     assert seen[0]

@@ -217,6 +217,8 @@ class BodyFile:
         """Raises OSError, ValueError for what is no whole file of bodies."""
         with path.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._map) < _TAIL.size:
+            raise ValueError(f"{path} is no file of bodies")
         tables, self.count, magic = _TAIL.unpack(self._map[-_TAIL.size :])
         blocks = -(-self.count // _BLOCK)
         if magic != _MAGIC or len(self._map) != tables + 8 * (2 * blocks + 1) + _TAIL.size:

@@ -583,9 +583,9 @@ class SearchableDataset:
     def _load(self) -> Snapshot:
         begun = time.monotonic()
         snapshot = Snapshot(self.storage, cache=self._cache, seconds=self._seconds, threads=self._threads)
-        snapshot.search(Query(), limit=1)  # warm up: the first query costs ten times as much as the next
-        for name in ("landpatch:labels", "landpatch:split"):
-            snapshot.distinct(name)
+        with suppress(SearchTimeout):  # warm up: the first query costs ten times as much as the next
+            snapshot.search(Query(), limit=1)
+        snapshot.distinct("landpatch:split")
         _log.info("%s: %s items loaded in %.1f s", self.storage.url, len(snapshot), time.monotonic() - begun)
         if self._cache is not None and not snapshot.find_bodies(self._cache):
             folder = self._cache
