@@ -150,10 +150,19 @@ def test_from_afar_only_places_are_drawn(dataset: Dataset, monkeypatch: pytest.M
         ]
     )
     there = drawn[..., 3] > 0
-    # Three places of 1200 m; a pixel at zoom 12 is 38.2 m wide, shortened by the latitude.
+    # Boxes around three squares of 1200 m, tilted by 1.6 degrees; a pixel at zoom 12 is 38.2 m * cos(latitude) wide.
     pixel = 2 * 20037508.34 / 2**12 / TILE_PIXELS * np.cos(np.radians(middle[1]))
-    assert there.sum() == pytest.approx(3 * (1200 / pixel) ** 2, rel=0.03)
+    assert there.sum() == pytest.approx(3 * (1200 * 1.03 / pixel) ** 2, rel=0.08)
     assert len(np.unique(drawn[there], axis=0)) == 1
+
+
+def test_from_very_far_no_patch_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("landpatch.catalog.mosaic._MOST_PATCHES", 0)
+    mosaic = Mosaic(write_dataset(str(tmp_path), [Patch(0, 0), Patch(90, 90)]))
+    longitude, latitude = _place("33UUP", 54_000, 54_000)
+    for zoom, most in ((0, 4), (3, 4), (6, 8)):  # 100 km are 60 pixels at zoom 6
+        there = mosaic.tile(zoom, *_tile_over(longitude, latitude, zoom), RENDERINGS["true_colour"])[..., 3] > 0
+        assert most // 4 <= there.sum() <= most
 
 
 def test_elsewhere_a_map_tile_is_empty(dataset: Dataset) -> None:

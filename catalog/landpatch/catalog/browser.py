@@ -170,7 +170,11 @@ class _Build:
     def _install(self, progress: Callable[[int, int], None]) -> None:
         entries: dict[str, Any] = orjson.loads(_recipe("package-lock.json"))["packages"]
         # Optional ones are for other machines than this one; folders are made before anything is in them.
-        files = [self._work / place / "package.json" for place, entry in entries.items() if "optional" not in entry]
+        files = [
+            self._work / place / "package.json"
+            for place, entry in entries.items()
+            if place and "optional" not in entry
+        ]
         waiting = files
         npm = _npm(self._node) or []  # there is one: _find_node looked
         # Scripts of packages are not run: none of them is needed, and none shall do what it likes.

@@ -5,7 +5,9 @@ without opening a file.
 """
 
 import math
-from functools import cache, lru_cache
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache, partial
 from threading import Lock
 
 import numpy as np
@@ -29,6 +31,7 @@ _MOST_PATCHES = 200
 """In one tile, drawn from their files: a tenth of a second. At 50 degrees north that is zoom 11."""
 _PLACE = (0x60, 0x80, 0xA0, 0xA0)  # the colour of a patch that is not drawn, half transparent
 _COLUMNS = ["landpatch:tile", "landpatch:x", "landpatch:y", "bbox", "datetime"]
+_AT_ONCE = 32  # requests in flight, as in store.py
 _GROUPS_HELD = 64  # row groups whose hrefs are held: 5,000 patches and 1 MB each
 
 
@@ -67,17 +70,16 @@ class Mosaic:
         drawn = np.zeros((TILE_PIXELS, TILE_PIXELS, 4), np.uint8)
         longitude, latitude = _pixel_places(zoom, column, row)
         found = self._patches_in(longitude, latitude)
-        open_files = len(found) <= _MOST_PATCHES
+        if len(found) > _MOST_PATCHES:
+            drawn[self._places(found, zoom, column, row)] = _PLACE
+            return drawn
         for tile in np.unique(self._tiles[found]):
             grid = TileGrid.from_tile(str(tile))
             here = found[self._tiles[found] == tile]
             patch, line, pixel = self._looked_up(grid, here, longitude, latitude)
-            if not open_files:
-                drawn[patch >= 0] = _PLACE
-                continue
-            for index in np.unique(patch[patch >= 0]):
+            visible = np.unique(patch[patch >= 0]).tolist()
+            for index, colours in zip(visible, self._all_colours(visible, rendering, nomenclature), strict=True):
                 seen = patch == index
-                colours = self._colours(int(index), rendering, nomenclature)
                 if colours is not None:
                     drawn[seen, :3] = colours[line[seen], pixel[seen]]
                     drawn[seen, 3] = 255
@@ -91,6 +93,24 @@ class Mosaic:
             crossing & ((west <= longitude[-1]) | (east >= longitude[0]))
         )
         return np.flatnonzero(inside)
+
+    def _places(self, rows: NDArray[np.int64], zoom: int, column: int, row: int) -> NDArray[np.bool_]:
+        """Which pixels of the tile the bounding box of any of these patches touches."""
+        west, south, east, north = self._boxes[:, rows]
+        left, right = (((side + 180) / 360 * 2**zoom - column) * TILE_PIXELS for side in (west, east))
+        top, bottom = (
+            ((1 - np.arcsinh(np.tan(np.radians(side))) / math.pi) / 2 * 2**zoom - row) * TILE_PIXELS
+            for side in (north, south)
+        )
+        first_x, first_y = (np.clip(np.floor(side), 0, TILE_PIXELS).astype(np.int64) for side in (left, top))
+        last_x, last_y = (np.clip(np.ceil(side), 0, TILE_PIXELS).astype(np.int64) for side in (right, bottom))
+        # A box is four steps, whose running sum over both axes is 1 inside; over the antimeridian there is none.
+        steps = np.zeros((TILE_PIXELS + 1, TILE_PIXELS + 1), np.int64)
+        whole = west <= east
+        for x, y, step in ((first_x, first_y, 1), (last_x, first_y, -1), (first_x, last_y, -1), (last_x, last_y, 1)):
+            np.add.at(steps, (y[whole], x[whole]), step)
+        inside: NDArray[np.bool_] = steps.cumsum(axis=0).cumsum(axis=1)[:-1, :-1] > 0
+        return inside
 
     def _looked_up(
         self, grid: TileGrid, rows: NDArray[np.int64], longitude: NDArray[np.float64], latitude: NDArray[np.float64]
@@ -110,6 +130,15 @@ class Mosaic:
             (metres % PATCH_METRES // S1.resolution).astype(np.int64) for metres in (metres_down, metres_right)
         )
         return patch, line, pixel
+
+    def _all_colours(
+        self, rows: Sequence[int], rendering: Rendering, nomenclature: Nomenclature | None
+    ) -> Iterable[NDArray[np.uint8] | None]:
+        draw = partial(self._colours, rendering=rendering, nomenclature=nomenclature)
+        if self._dataset.storage.folder is not None:  # a local read is too short for threads to help
+            return map(draw, rows)
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(draw, rows))
 
     def _colours(self, row: int, rendering: Rendering, nomenclature: Nomenclature | None) -> NDArray[np.uint8] | None:
         group = int(np.searchsorted(self._starts, row, "right")) - 1

@@ -41,8 +41,8 @@ class Rendering:
     channels: tuple[Channel, ...]
 
 
-# Reflectance x 10000 up to 0.2, where most vegetated land lies, in the near infrared up to 0.5; data/browser/config.js
-# has the same. Backscatter in dB: about the 1st and 99th percentile of BigEarthNet's land surfaces.
+# Reflectance x 10000 up to 0.2, where most vegetated land lies, in the near infrared up to 0.5; config.js of STAC
+# Browser has the same. Backscatter in dB: about the 1st and 99th percentile of BigEarthNet's land surfaces.
 RENDERINGS = {
     rendering.name: rendering
     for rendering in (
