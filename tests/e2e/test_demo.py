@@ -110,6 +110,8 @@ def test_every_verb_has_help_with_an_example() -> None:
         ["labels", "prepare"],
         ["export", "lmdb"],
         ["export", "folders"],
+        ["serve"],
+        ["browser"],
         ["demo"],
     ]
     for verb in verbs:

@@ -37,7 +37,9 @@ def _imported_packages() -> set[str]:
 
 
 def test_every_import_is_declared() -> None:
-    declared = {_name(requirement) for requirement in PROJECT["project"]["dependencies"]}
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    requirements = [*PROJECT["project"]["dependencies"], *(one for extra in extras for one in extra)]
+    declared = {_name(requirement) for requirement in requirements}
     distributions = packages_distributions()
     undeclared = {
         module for module in _imported_packages() if not declared & {_name(d) for d in distributions.get(module, ())}

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from landpatch.catalog.errors import InvalidItem, MissingPackage, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, MissingComponent, UnreadableAsset
 from landpatch.catalog.signing import signed_href, signed_hrefs, unsigned, unsigned_href, without_secrets
 from landpatch.functions.raster import gdal_environment, open_raster
 from landpatch.functions.sources import read_scene
@@ -167,12 +167,12 @@ def test_signatures_are_never_stored(azure: Azure, tmp_path: Path) -> None:
 def test_without_the_package() -> None:
     program = (
         "import sys; sys.modules['planetary_computer'] = None\n"
-        "from landpatch.catalog.errors import MissingPackage\n"
+        "from landpatch.catalog.errors import MissingComponent\n"
         "from landpatch.catalog.signing import signed_href\n"
         "assert signed_href('/data/a.tif') == '/data/a.tif'\n"
         f"try: signed_href({BLOB!r})\n"
-        "except MissingPackage as error: print(error)"
+        "except MissingComponent as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "pip install 'landpatch[planetary-computer]'" in done.stdout
-    assert MissingPackage.exit_code == 2
+    assert MissingComponent.exit_code == 12

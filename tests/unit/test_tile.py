@@ -309,7 +309,7 @@ def test_zstd_and_thumbnails(tmp_path: Path) -> None:
     colours = np.asarray(Image.open(io.BytesIO(thumbnail)))
     assert colours.shape == (120, 120, 3)
     red = colours[:, :, 0].astype(float)
-    expected = np.clip(scene.patch("B04", 10, 11) / 3000 * 255, 0, 255)
+    expected = np.clip(scene.patch("B04", 10, 11) / 2000 * 255, 0, 255)
     assert np.abs(red - expected).max() <= 1
 
 

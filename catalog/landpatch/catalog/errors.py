@@ -85,12 +85,6 @@ class SourceError(LandpatchError):
     retryable = True
 
 
-class MissingPackage(LandpatchError):
-    """An optional package is needed and not installed."""
-
-    exit_code = 2
-
-
 class NothingFound(LandpatchError):
     """A search was answered, and nothing of what was found can be taken."""
 
@@ -114,3 +108,9 @@ class ProcessingTimeout(ProcessingFailed):
     """A program that landpatch ran took longer than it may."""
 
     exit_code = 22
+
+
+class MissingComponent(LandpatchError):
+    """Something that only this work needs, such as an optional package, is not installed or could not be got."""
+
+    exit_code = 12

@@ -28,6 +28,7 @@ from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.names import PatchId, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.renderings import renders
 from landpatch.catalog.scenes import BoaOffset, RadarScene
 from landpatch.catalog.splits import Split, splits_by_position
 
@@ -471,7 +472,7 @@ def _assets(
         corners = [origin.grid.corner(record.x, record.y) for record in records]
         values: dict[str, Sequence[Any]] = {
             "href": hrefs,
-            "datetime": [_rfc3339(radar.sensed) if asset is S1 and radar else None for radar in radars],
+            "datetime": [rfc3339(radar.sensed) if asset is S1 and radar else None for radar in radars],
             "proj:transform": [[asset.resolution, 0, left, 0, -asset.resolution, top] for left, top in corners],
             "file:size": [record.files[asset.key][0] if asset.key in record.files else None for record in records],
             "file:checksum": [
@@ -579,9 +580,9 @@ def item_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, _ in PROPERTIES:
         value = row[name]
         if isinstance(value, datetime):
-            properties[name] = _rfc3339(value)
+            properties[name] = rfc3339(value)
         elif value is not None:
-            properties[name] = value if name == "label:classes" else _without_nulls(value)
+            properties[name] = value if name == "label:classes" else without_nulls(value)
     if "label:type" in properties:
         properties[_REQUIRED_NULL] = row[_REQUIRED_NULL]
     bbox = row["bbox"]
@@ -594,7 +595,7 @@ def item_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "geometry": geometry,
         "bbox": [bbox["xmin"], bbox["ymin"], bbox["xmax"], bbox["ymax"]],
         "properties": properties,
-        "links": [_without_nulls(link) for link in row["links"]],
+        "links": [without_nulls(link) for link in row["links"]],
         "assets": {key: _asset_from_row(asset) for key, asset in row["assets"].items() if asset is not None},
         "collection": row["collection"],
     }
@@ -654,22 +655,24 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _without_nulls(value: Any) -> Any:
+def without_nulls(value: Any) -> Any:
+    """A JSON value without the members of objects that are null."""
     if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
     if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
+        return [without_nulls(inner) for inner in value]
     return value
 
 
 def _asset_from_row(asset: Mapping[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = _without_nulls(dict(asset))
+    plain: dict[str, Any] = without_nulls(dict(asset))
     if "nodata" in plain:  # a column of doubles; the file's nodata is an integer
         plain["nodata"] = int(plain["nodata"])
     return plain
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
+    """A moment in UTC as STAC writes it."""
     text = moment.astimezone(UTC).isoformat(timespec="microseconds" if moment.microsecond else "seconds")
     return text.replace("+00:00", "Z")
 
@@ -808,7 +811,7 @@ def collection_document(
         if asset is not REFERENCE_MAP or nomenclature is not None
     }
     bbox = list(summary.bbox) if summary.bbox else [-180.0, -90.0, 180.0, 90.0]
-    interval = [_rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
+    interval = [rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
     names = ["eo/v2.0.0", "ml-aoi/v0.2.0", "projection/v2.0.0", "raster/v2.0.0", "render/v2.0.0", "sar/v1.3.0"]
     if nomenclature is not None:
         names.append("classification/v1.1.0")
@@ -848,7 +851,7 @@ def collection_document(
             }
         ),
         "item_assets": assets,
-        "renders": _renders(nomenclature),
+        "renders": renders(nomenclature),
         "assets": {
             "items": {
                 "href": "items.parquet",
@@ -918,33 +921,6 @@ def _identifier(text: str) -> str:
     """The extension's class name: letters, digits, ``-`` and ``_`` only."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text).split()
     return "-".join(words).lower() or "class"
-
-
-def _renders(nomenclature: Nomenclature | None) -> dict[str, Any]:
-    # Reflectance x 10000 up to 0.3, where most land lies; backscatter in dB over land.
-    renders: dict[str, Any] = {
-        "true_colour": {
-            "title": "True colour",
-            "assets": ["S2_10m"],
-            "bidx": [3, 2, 1],
-            "rescale": [[0, 3000], [0, 3000], [0, 3000]],
-        },
-        "false_colour": {
-            "title": "False colour, near infrared",
-            "assets": ["S2_10m"],
-            "bidx": [4, 3, 2],
-            "rescale": [[0, 5000], [0, 3000], [0, 3000]],
-        },
-        "s1_vv": {"title": "Sentinel-1 VV, dB", "assets": ["S1"], "bidx": [1], "rescale": [[-25, 0]]},
-        "s1_vh": {"title": "Sentinel-1 VH, dB", "assets": ["S1"], "bidx": [2], "rescale": [[-32, -7]]},
-    }
-    if nomenclature is not None:
-        renders["reference_map"] = {
-            "title": "Reference map",
-            "assets": ["reference_map"],
-            "colormap": {str(code.code): list(code.colour) for code in nomenclature.codes},
-        }
-    return renders
 
 
 def _geometry_types(collection: Mapping[str, Any] | None) -> list[str]:

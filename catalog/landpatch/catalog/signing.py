@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from landpatch.catalog.errors import InvalidItem, MissingPackage, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, MissingComponent, UnreadableAsset
 
 Item = Mapping[str, Any]
 
@@ -92,7 +92,7 @@ def signed_href(href: str) -> str:
     ``PC_SDK_SUBSCRIPTION_KEY`` configure), and are used again until a quarter of an hour before they expire. A
     container that it has no tokens for is left unsigned: it may be public.
 
-    Raises MissingPackage without that package, UnreadableAsset when no token can be had.
+    Raises MissingComponent without that package, UnreadableAsset when no token can be had.
     """
     try:
         parts = urlsplit(href)
@@ -116,7 +116,7 @@ def _token(account: str, container: str) -> str | None:
         import requests
         from planetary_computer import sas
     except ImportError as error:
-        raise MissingPackage(
+        raise MissingComponent(
             f"files in Azure storage ({account}/{container}) are opened with tokens of the Planetary Computer, which "
             "its package fetches: pip install 'landpatch[planetary-computer]'"
         ) from error

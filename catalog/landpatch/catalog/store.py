@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote, urlsplit
@@ -43,7 +44,7 @@ class NotFound(StorageError):
 
 
 class Changed(StorageError):
-    """An object is no longer the one that its reader began to read."""
+    """An object was replaced while it was being read."""
 
 
 class Storage:
@@ -234,13 +235,29 @@ class Storage:
 
     def size(self, path: str) -> int:
         """Bytes of the object."""
-        with self._explained("read", path):
-            return int(obstore.head(self._store, path)["size"])
+        return int(self.head(path)["size"])
 
-    def get_range(self, path: str, start: int, end: int) -> bytes:
-        """Bytes ``start`` up to but not including ``end`` of the object."""
+    def head(self, path: str) -> dict[str, Any]:
+        """What storage says of the object: ``size``, ``e_tag``, ``last_modified``."""
         with self._explained("read", path):
-            return bytes(obstore.get_range(self._store, path, start=start, end=end))
+            return dict(obstore.head(self._store, path))
+
+    def signed(self, path: str, seconds: int) -> str:
+        """A URL by which anybody can GET the object for some time; S3 only. Raises StorageError elsewhere."""
+        with self._explained("sign a URL of", path):
+            if not isinstance(self._store, S3Store):
+                raise NotImplementedError("only objects on S3 have signed URLs")
+            return str(obstore.sign(self._store, "GET", path, timedelta(seconds=seconds)))
+
+    def get_range(self, path: str, start: int, end: int, e_tag: str | None = None) -> bytes:
+        """Bytes ``start`` up to but not including ``end`` of the object.
+
+        With ``e_tag``: raises Changed if the object is another one by now.
+        """
+        with self._explained("read", path):
+            if e_tag is None:
+                return bytes(obstore.get_range(self._store, path, start=start, end=end))
+            return bytes(obstore.get(self._store, path, options={"range": (start, end), "if_match": e_tag}).bytes())
 
     @contextmanager
     def _explained(self, verb: str, path: str) -> Iterator[None]:
@@ -253,6 +270,8 @@ class Storage:
             if verb != "write":
                 raise NotFound(f"{self.url}/{path} is not there") from error
             raise StorageError(f"cannot write {self.url}/{path}: {_reason(error)}") from error
+        except PreconditionError as error:
+            raise Changed(f"{self.url}/{path} was replaced while it was being read") from error
         except (BaseError, OSError, NotImplementedError) as error:
             raise StorageError(f"cannot {verb} {self.url}/{path}: {_reason(error)}") from error
 
@@ -262,7 +281,8 @@ class _RemoteFile(io.RawIOBase):
 
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage, self._path, self._place = storage, path, 0
-        self._size = storage.size(path)
+        entry = storage.head(path)
+        self._size, self._e_tag = int(entry["size"]), entry["e_tag"]
 
     def readable(self) -> bool:
         return True
@@ -282,7 +302,7 @@ class _RemoteFile(io.RawIOBase):
         wanted = left if size is None or size < 0 else min(size, left)
         if wanted <= 0:
             return b""
-        data = self._storage.get_range(self._path, self._place, self._place + wanted)
+        data = self._storage.get_range(self._path, self._place, self._place + wanted, self._e_tag)
         self._place += len(data)
         return data
 

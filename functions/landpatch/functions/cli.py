@@ -3,7 +3,8 @@
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
 7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
-20 sen2cor is not there; 21 it failed; 22 it took too long; 130 interrupted (run the same command again to go on).
+12 something that the verb needs is not installed; 20 sen2cor is not there; 21 it failed; 22 it took too long;
+130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -575,6 +576,43 @@ def _listed(words: tuple[str, ...]) -> list[str]:
         else:
             values += [value.strip() for value in word.split(",") if value.strip()]
     return values
+
+
+@main.command(epilog=_EXAMPLE + "landpatch serve europe/ --open")
+@click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: all.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
+@click.option("--browser/--no-browser", default=True, help="With STAC Browser, got and built the first time.")
+@click.option(
+    "--basemap",
+    metavar="URL",
+    help="Map tiles under the patches, as https://tile.openstreetmap.org/{z}/{x}/{y}.png. Default: none.",
+)
+@click.option("--open", "open_page", is_flag=True, help="Open it in your web browser.")
+@click.option("--json-log", is_flag=True, help="One line of JSON a request on stdout.")
+@_verb
+def serve(datasets: tuple[str, ...], **options: Any) -> None:
+    """Search datasets and look at them where they lie, on disk or on S3: STAC Browser, STAC API and previews.
+
+    Needs no database. The one address is for people, who get STAC Browser, and for programs: pystac-client, QGIS and
+    their like find the STAC API there.
+    """
+    from landpatch.functions.serving import serve as serve_datasets
+
+    serve_datasets(datasets, **options)
+
+
+@main.command(epilog=_EXAMPLE + "landpatch browser")
+@_verb
+def browser() -> None:
+    """Get STAC Browser from the npm registry and build it now; `serve` does so when first needed.
+
+    Takes a few minutes and Node.js, once. Prints the folder of its files.
+    """
+    from landpatch.catalog.browser import build_browser
+    from landpatch.functions.console import counting, out
+
+    out(str(build_browser(counting)))
 
 
 @main.group()

@@ -6,7 +6,6 @@ writes the same objects.
 """
 
 import hashlib
-import io
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +32,7 @@ from landpatch.catalog.items import (
     patch_table,
     thumbnail_href,
 )
+from landpatch.catalog.renderings import TRUE_COLOUR, picture, png
 from landpatch.catalog.scenes import OpticalScene, RadarScene, by_time_gap, sensing_time
 from landpatch.catalog.schemas import validate_item
 from landpatch.catalog.store import Storage
@@ -352,7 +352,9 @@ class _Block:
                 data = self.encoders[asset.key].encode(planes[asset.key], left, top)
                 files[asset.key] = self._put(asset_href(self.scene, x, y, asset, radar), data)
         if self.parameters.thumbnails:
-            files[THUMBNAIL] = self._put(thumbnail_href(self.scene, x, y), _thumbnail(planes[S2_10M.key]))
+            files[THUMBNAIL] = self._put(
+                thumbnail_href(self.scene, x, y), png(picture(TRUE_COLOUR, planes[S2_10M.key]))
+            )
         return self._record(chosen, row, x, y, files)
 
     def _pass_on(self, record: PatchRecord, planes: Mapping[str, NDArray[Any]]) -> None:
@@ -437,13 +439,3 @@ def _without_nan(strip: Any, pixels: int, columns: int) -> Any:  # pragma: no co
                         complete[y // pixels, column] = False
                         break
     return complete
-
-
-def _thumbnail(planes: NDArray[np.uint16]) -> bytes:
-    """True colour of a patch as PNG: B04 B03 B02 (planes 2 1 0), reflectance 0 to 0.3."""
-    from PIL import Image
-
-    colour = np.clip(planes[[2, 1, 0]].astype(np.float32) * (255 / 3000), 0, 255).astype(np.uint8)
-    target = io.BytesIO()
-    Image.fromarray(np.moveaxis(colour, 0, -1)).save(target, "PNG")
-    return target.getvalue()
