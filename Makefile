@@ -37,7 +37,8 @@ format: dev ## bring the code into ruff's form
 bench: dev ## CPU time, memory and ratios on a generated full-size tile
 	$(BIN)/python tests/benchmarks/run.py
 
-# What `make demo` and `make serve` install is landpatch[server]. Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
+# Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
+# runtime.txt is landpatch[server]: what `make demo` has made, `make serve` can show.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: dev ## write requirements/*.txt anew from pyproject.toml
