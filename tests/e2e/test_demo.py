@@ -86,7 +86,7 @@ def test_the_readme_s_queries_run(demo: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_readme_s_function_builds_the_same(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Python example, with the demo's second scene for its files."""
-    (item,) = (demo / "world").rglob("S2B*_L2A.json")
+    (item,) = (demo / "world").rglob("S2B_33TUN_*_L2A.json")
     (radar,) = (path for path in (demo / "world").rglob("S1A*20190924*_rtc.json"))
     block = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "ScenePair(" in code)
     for written, here in (

@@ -18,7 +18,7 @@ from landpatch.catalog.mosaic import TILE_PIXELS, Mosaic
 from landpatch.catalog.nomenclature import clc2018
 from landpatch.catalog.previews import codes_of, entity_tag, geotiff, preview, rendering_of
 from landpatch.catalog.renderings import RENDERINGS, picture
-from landpatch.catalog.store import Dataset, NotFound
+from landpatch.catalog.store import Dataset, NotFound, Storage
 from small_dataset import Patch, write_dataset
 
 LATER = "S2A_MSIL2A_20180613T101031_N9999_R022_T33UUP"
@@ -172,6 +172,19 @@ def test_elsewhere_a_map_tile_is_empty(dataset: Dataset) -> None:
     for zoom, column, row in ((3, 8, 0), (3, 0, -1), (-1, 0, 0), (23, 0, 0)):
         with pytest.raises(InvalidParameter, match="no map tile"):
             mosaic.tile(zoom, column, row, RENDERINGS["true_colour"])
+
+
+def test_storage_without_folders_gives_the_same(dataset: Dataset, by_id: dict[str, Any]) -> None:
+    """As on S3: ranges of the parquet are fetched, and patch files many at a time."""
+    remote = Storage.open("memory://")
+    for path in dataset.storage.list():
+        remote.put(path, dataset.storage.get(path))
+    place = _tile_over(*_place("33UUP", 11 * 1200, 20 * 1200 + 600), 15)
+    tiles = [Mosaic(of).tile(15, *place, RENDERINGS["reference_map"], clc2018()) for of in (dataset, Dataset(remote))]
+    assert tiles[0].any()
+    assert (tiles[0] == tiles[1]).all()
+    arguments = by_id[PATCHES[0].id], RENDERINGS["false_colour"], 120
+    assert preview(Dataset(remote), *arguments) == preview(dataset, *arguments)
 
 
 def test_what_cannot_be_read_leaves_its_place_empty(tmp_path: Path) -> None:

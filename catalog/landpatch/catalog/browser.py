@@ -24,6 +24,7 @@ from typing import Any
 
 import orjson
 
+from landpatch.catalog.cache import cache_folder
 from landpatch.catalog.errors import MissingComponent
 
 Counting = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
@@ -88,9 +89,7 @@ def _recipe(name: str) -> bytes:
 
 
 def _cache() -> Path:
-    # XDG Base Directory Specification: a relative path in the variable is to be ignored.
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (base if base.is_absolute() else Path.home() / ".cache") / "landpatch" / "browser"
+    return cache_folder() / "browser"
 
 
 def _key() -> str:

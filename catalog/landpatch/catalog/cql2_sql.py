@@ -238,7 +238,15 @@ _CONVERSE = {"contains": "within", "within": "contains"}
 _ARRAY = ("a_contains", "a_containedby", "a_equals", "a_overlaps")
 _ONE_OF = {"landpatch:label": "landpatch:labels"}
 """Properties for forms and people who have no array operators: any one of the values of an array."""
+_ONE_OF_USE = (
+    "landpatch:label is compared by = or <> with one text; for several labels ask landpatch:labels by a_contains or "
+    "a_overlaps"
+)
 _ARRAY_CONVERSE = {"a_contains": "a_containedby", "a_containedby": "a_contains"}
+
+
+def _one_of(name: Any) -> str | None:
+    return _ONE_OF.get(name.removeprefix("properties.")) if isinstance(name, str) else None
 
 
 class _Compiler:
@@ -337,6 +345,8 @@ class _Compiler:
         raise InvalidQuery(f"{_shown(node['op'])} is no function that this catalogue knows")
 
     def _property(self, name: Any) -> Fragment:
+        if _one_of(name):
+            raise InvalidQuery(_ONE_OF_USE)
         column = self._column(name)
         if column is None:
             return Fragment("NULL", (), Kind.NULL)
@@ -351,18 +361,15 @@ class _Compiler:
         return self._columns.get(name.removeprefix("properties."))
 
     def _comparison(self, op: str, left: Any, right: Any) -> Fragment:
-        if isinstance(left, Mapping) and isinstance(array := _ONE_OF.get(str(left.get("property"))), str):
-            return self._one_of(op, {"property": array}, right)
+        if isinstance(left, Mapping) and (array := _one_of(left.get("property"))):
+            if op not in ("=", "<>") or not isinstance(right, str):
+                raise InvalidQuery(_ONE_OF_USE)
+            there = self._array("a_contains", {"property": array}, [right])
+            return there if op == "=" else _joined("(NOT {})", there)
         one, other = _alike(self._value(left), self._value(right))
         if Kind.NULL in (one.kind, other.kind):
             return _UNKNOWN
         return _joined(f"({{}} {_COMPARISONS[op]} {{}})", one, other)
-
-    def _one_of(self, op: str, array: Any, value: Any) -> Fragment:
-        if op not in ("=", "<>") or not isinstance(value, str):
-            raise InvalidQuery("a label is compared by = or <> with a text; of several ask by a_contains, a_overlaps")
-        there = self._array("a_contains", array, [value])
-        return there if op == "=" else _joined("(NOT {})", there)
 
     def _is_null(self, node: Any) -> Fragment:
         if isinstance(node, Mapping) and "property" in node:

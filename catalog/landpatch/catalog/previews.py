@@ -25,11 +25,6 @@ _DRAWING = 1
 """Part of every ETag: a number that grows when landpatch draws the same patch differently."""
 
 
-def renderings_of(item: Mapping[str, Any]) -> list[Rendering]:
-    """The pictures that the assets of an item allow."""
-    return [rendering for rendering in RENDERINGS.values() if rendering.asset.key in item["assets"]]
-
-
 def rendering_of(item: Mapping[str, Any], name: str) -> Rendering:
     """The rendering of that name. Raises NotFound where there is none or the item lacks what it shows."""
     rendering = RENDERINGS.get(name)

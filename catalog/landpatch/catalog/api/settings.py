@@ -1,16 +1,11 @@
 """What one may set of the STAC API."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from landpatch.catalog.cache import cache_folder
 from landpatch.catalog.errors import InvalidParameter
-
-
-def cache_folder() -> Path:
-    """Where derived, disposable files of datasets lie: ``$XDG_CACHE_HOME/landpatch`` or ``~/.cache/landpatch``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "landpatch"
 
 
 @dataclass(frozen=True, slots=True)
