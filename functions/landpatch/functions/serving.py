@@ -37,6 +37,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(2048)  # whoever reads the address may connect at once, and waits
     except OSError as error:
         listening.close()
         raise InvalidParameter(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error
