@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench lock clean runtime dev
+.PHONY: help demo serve browser test lint format bench oracle lock clean runtime dev
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
@@ -13,7 +13,17 @@ help: ## this list
 demo: runtime ## a small generated world, from scenes to a page of pictures: demo/
 	$(BIN)/landpatch demo --to demo
 
+serve: runtime ## STAC Browser and STAC API of the demo's patches, at http://127.0.0.1:8080/
+	@test -f demo/dataset/items.parquet || $(BIN)/landpatch demo --to demo
+	$(BIN)/landpatch serve demo/dataset
+
+browser: runtime ## get and build STAC Browser, once: needs Node.js and the npm registry
+	$(BIN)/landpatch browser
+
+# Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
+	-@requirements/components
+	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --durations=15
 
 lint: dev ## ruff and mypy
@@ -28,17 +38,24 @@ format: dev ## bring the code into ruff's form
 bench: dev ## CPU time, memory and ratios on a generated full-size tile
 	$(BIN)/python tests/benchmarks/run.py
 
-# Versions stay as they are unless pyproject.toml asks for others; make lock UPGRADE=--upgrade takes the newest.
+oracle: dev ## CPU time and memory of Sentinel-1 GRD beside sarsen: make oracle SAFE=folder
+	[ -x .venv-oracle/bin/sarsen ] || { $(BIN)/python -m venv .venv-oracle && \
+		.venv-oracle/bin/pip install --quiet --require-hashes -r requirements/oracle.txt; }
+	$(BIN)/python -W ignore tests/benchmarks/sar_grd.py $(SAFE)
+
+# What `make demo` and `make serve` install is landpatch[server]. Versions stay as they are unless pyproject.toml asks
+# for others; make lock UPGRADE=--upgrade takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(UPGRADE) --group test --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 	cp requirements/dev.txt requirements/runtime.txt
-	$(COMPILE) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(COMPILE) --extra server pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache
-	rm -rf .venv demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oracle demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find catalog functions tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 runtime dev:

@@ -42,17 +42,21 @@ class Measured:
 
 
 def measured(
-    script: str, *arguments: object, environment: dict[str, str] | None = None, as_installed: bool = False
+    script: str,
+    *arguments: object,
+    environment: dict[str, str] | None = None,
+    as_installed: bool = False,
+    python: str = sys.executable,
 ) -> Measured:
     """Run a script of this folder to its end; its last argument is the file that it writes its report (JSON) to.
 
-    ``as_installed``: without packages that only the tests need (see only_runtime).
+    ``as_installed``: without packages that only the tests need (see only_runtime). ``python``: whose environment.
 
     This process must stay small: Linux counts the memory of the process that starts another as the other's.
     """
     with tempfile.TemporaryDirectory(prefix="landpatch-bench-") as folder:
         report = Path(folder) / "report.json"
-        command = [sys.executable, str(_HERE / script), *map(str, arguments), str(report)]
+        command = [python, str(_HERE / script), *map(str, arguments), str(report)]
         variables = {**os.environ, **(environment or {})}
         if as_installed:
             path = variables.get("PYTHONPATH")

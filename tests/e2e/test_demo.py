@@ -2,9 +2,12 @@
 
 import hashlib
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import geopandas
@@ -102,14 +105,62 @@ def test_the_readme_s_function_builds_the_same(demo: Path, tmp_path: Path, monke
     assert kept == len(Dataset.open(tmp_path / "europe").table(["id"])) > 0
 
 
+def test_what_the_readme_says_of_search_and_download(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`landpatch serve`, then the search, the download and the export, as they stand there."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "europe").symlink_to(demo / "dataset")
+    lines = [line.partition(" #")[0].strip() for line in README.splitlines() if line.startswith("landpatch ")]
+    serve, download, export = (
+        next(line for line in lines if line.startswith(f"landpatch {verb}"))
+        for verb in ("serve", "download", "export lmdb peat/")
+    )
+    search = next(code for code in re.findall(r"```python\n(.*?)```", README, re.S) if "pystac_client" in code)
+    command = [sys.executable, "-m", "landpatch.functions", *shlex.split(serve)[1:], "--port", "0", "--no-browser"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stderr is not None
+            (address,) = re.findall(r"http://\S+", server.stderr.readline())
+            written = "http://127.0.0.1:8080/"
+            assert written in download
+            assert written in search
+            names: dict[str, Any] = {}
+            exec(search.replace(written, address), names)
+            matched, ids = names["found"].matched(), {item.id for item in names["found"].items()}
+            run_landpatch(*shlex.split(download.replace(written, address))[1:])
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.communicate()
+    run_landpatch(*shlex.split(export)[1:])
+    # Independently, from the table as it lies.
+    rows = Dataset.open(demo / "dataset").table(["id", "landpatch:split", "landpatch:labels"]).to_pylist()
+    wanted = {
+        row["id"]
+        for row in rows
+        if row["landpatch:split"] == "train" and "Inland wetlands" in row["landpatch:labels"]
+    }
+    assert 0 < len(wanted) < 500
+    assert (matched, ids) == (len(wanted), wanted)
+    assert set(Dataset.open(tmp_path / "peat").table(["id"]).column("id").to_pylist()) == wanted
+    environment = lmdb.open(str(tmp_path / "peat.lmdb"), readonly=True, lock=False)
+    assert environment.stat()["entries"] == 3 * len(wanted)
+    environment.close()
+
+
 def test_every_verb_has_help_with_an_example() -> None:
     verbs = [
+        ["discover"],
         ["build"],
+        ["l2a"],
+        ["download"],
         ["status"],
         ["retry"],
         ["labels", "prepare"],
         ["export", "lmdb"],
         ["export", "folders"],
+        ["serve"],
+        ["browser"],
         ["demo"],
     ]
     for verb in verbs:

@@ -70,8 +70,47 @@ def test_a_scene_that_is_no_json_or_no_item(tmp_path: Path, landpatch: Landpatch
     (tmp_path / "x.json").write_text('{"type": "FeatureCollection", "features": []}')
     code, message = refused(landpatch, tmp_path / "d", tmp_path / "x.json", "--s2-only", "--no-labels")
     assert code == 4
-    assert "FeatureCollection" in message
+    assert "there is no Sentinel-2 item in the list" in message
     assert refused(landpatch, tmp_path / "d", tmp_path / "nowhere.json", "--s2-only", "--no-labels")[0] == 5
+
+
+def test_a_scene_of_a_list_without_its_pair_does_not_stop_the_others(
+    tmp_path: Path, landpatch: Landpatch, scenes: tuple[Path, Path]
+) -> None:
+    """Three scenes: one with a pair, one without, one with a band missing. What can be built is built."""
+    optical, radar = (json.loads(path.read_text()) for path in scenes)
+    for item, folder in ((optical, "s2"), (radar, "s1")):
+        for asset in item["assets"].values():
+            asset["href"] = f"{folder}/{asset['href']}"
+    pair = {"rel": "landpatch:pair", "href": f"#{radar['id']}"}
+    whole = {**optical, "links": [pair]}
+    other = {"s2:product_uri": optical["properties"]["s2:product_uri"].replace("S2A_", "S2B_")}
+    alone = {**optical, "id": "alone", "properties": {**optical["properties"], **other}}
+    bare = {**optical, "id": "bare", "links": [pair], "assets": {"red": optical["assets"]["red"]}}
+    listed = tmp_path / "scenes.json"
+    listed.write_text(json.dumps({"type": "FeatureCollection", "features": [alone, bare, radar, whole]}))
+    arguments = ("build", listed, "--no-labels", "--json", "--to")
+    result = landpatch(*arguments, tmp_path / "d", check=False)
+    assert result.returncode == 3, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["kept"] == 6
+    assert answer["refused"] == {
+        "alone": "item alone: it comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: "
+        "give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)",
+        "bare": answer["refused"]["bare"],
+    }
+    assert "no asset at native resolution for band(s) B01" in answer["refused"]["bare"]
+    answer = json.loads(landpatch(*arguments, tmp_path / "e", "--s2-only", check=False).stdout)
+    assert answer["kept"] == 12
+    assert list(answer["refused"]) == ["bare"]
+    # Where none has a pair, nothing is begun.
+    listed.write_text(json.dumps({"type": "FeatureCollection", "features": [alone, radar]}))
+    code, message = refused(landpatch, tmp_path / "f", listed, "--no-labels")
+    assert code == 2
+    assert "no Sentinel-2 scene comes with a Sentinel-1 scene" in message
+    code, message = refused(landpatch, tmp_path / "f", listed, "--s1", scenes[1], "--no-labels")
+    assert code == 2
+    assert "is a scene list" in message
 
 
 @pytest.mark.parametrize("href", ["/vsicurl/x.tif", "ftp://host/x.tif", "gs://bucket/x.tif"])

@@ -82,6 +82,35 @@ def test_built_without_labels_the_14_patches_come_out_bit_for_bit(
     assert compared == 14 * 14
 
 
+def test_discovered_and_built_the_14_patches_come_out_as_from_their_items(
+    tmp_path: Path, shared_data: Path, landpatch: Landpatch, unlabelled: Path, scene: tuple[Path, Path]
+) -> None:
+    """The two items as an item collection, asked for by place and time; what is found is built."""
+    items_of = [json.loads(path.read_text()) for path in scene]
+    for item, path in zip(items_of, scene, strict=True):
+        for asset in item["assets"].values():
+            asset["href"] = str(path.parent / asset["href"])
+    catalogue, listed = tmp_path / "catalogue.json", tmp_path / "scenes.json"
+    catalogue.write_text(json.dumps({"type": "FeatureCollection", "features": items_of}))
+    found = landpatch(
+        *("discover", "--source", catalogue, "--tiles", "33UUP", "--from", "2017-06-01", "--to", "2017-06-30"),
+        *("-o", listed, "--json"),
+    )
+    (row,) = map(json.loads, found.stdout.splitlines())
+    assert (row["item"], row["s1"], row["s1_gap_hours"], row["s1_coverage"]) == (
+        "S2A_33UUP_20170613_0_L2A",
+        ["S1B_IW_GRDH_1SDV_20170612T165809_33UUP"],
+        17.2,
+        1.0,
+    )
+    answer = json.loads(landpatch("build", listed, "--no-labels", "--to", tmp_path / "d", "--json").stdout)
+    assert (answer["kept"], answer["dropped"]) == (14, {"NODATA": TILE_PATCHES - 14})
+    files = sorted(path.relative_to(unlabelled) for path in (unlabelled / "patches").rglob("*.tif"))
+    assert len(files) == 14 * len(EXPECTED_KEYS)
+    for file in files:
+        assert (tmp_path / "d" / file).read_bytes() == (unlabelled / file).read_bytes()
+
+
 def test_with_labels_the_published_patch_comes_out_with_its_map_and_its_row(
     tmp_path: Path, shared_data: Path, landpatch: Landpatch, scene: tuple[Path, Path]
 ) -> None:

@@ -10,7 +10,12 @@ from moto.server import ThreadedMotoServer
 
 from demo_build import Landpatch
 from landpatch.catalog.errors import StorageError
+from landpatch.catalog.reach import Reach
+from landpatch.catalog.selection import Question
 from landpatch.catalog.store import Dataset, Storage
+from landpatch.catalog.subset import download
+from landpatch.catalog.transfer import Expected, Manners, Parts, Transfer
+from small_dataset import Patch, write_dataset
 from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
 
 BUCKET = "landpatch-test"
@@ -100,3 +105,27 @@ def test_a_bucket_that_is_not_there_is_named(tmp_path: Path, s3: object, landpat
     assert result.returncode == 7
     assert "no-such-bucket" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_subset_from_s3_and_a_part_that_goes_on(tmp_path: Path, s3: object) -> None:
+    dataset = write_dataset(f"s3://{BUCKET}/small", [Patch(0, 0), Patch(14, 14), Patch(40, 40)])
+    outcome = download(f"s3://{BUCKET}/small", tmp_path / "out", Question.of(split="test"))
+    assert (outcome.items, outcome.fetched, outcome.problems) == (1, 5, {})
+    taken = Storage.open(tmp_path / "out")
+    patches = taken.list("patches")
+    assert len(patches) == 5
+    assert all(taken.get(path) == dataset.storage.get(path) for path in patches)
+    assert download(f"s3://{BUCKET}/small", tmp_path / "out", Question.of(split="test")).fetched == 0
+
+    (tmp_path / "parts").mkdir()
+    size, tag, _ = dataset.storage.stream(patches[0])
+    target = tmp_path / "x.tif"
+    for state, received in ((tag, size - 1000), ('"another"', size)):
+        with Parts(tmp_path / "parts").open(str(target)) as part:
+            part.restart(state)
+            part.write(dataset.storage.get(patches[0])[:1000])
+        transfer = Transfer(Reach(), Manners(first_wait=0.01))
+        transfer.fetch(f"s3://{BUCKET}/small/{patches[0]}", target, Parts(tmp_path / "parts"), Expected(size))
+        assert transfer.received == received
+        assert target.read_bytes() == dataset.storage.get(patches[0])
+        transfer.close()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pyogrio
+import pystac
 import pytest
 import rasterio
 import rasterio.features
 import shapely
+import shapely.geometry
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -175,6 +177,21 @@ def test_the_item_covers_the_ground_of_its_files(piece: Piece) -> None:
     assert corners[1][1] == pytest.approx(NORTH, abs=200)
 
 
+def test_an_item_s_outline_is_what_was_seen(piece: Piece) -> None:
+    for item, name, nodata in ((piece.optical, "SCL", 0), (piece.radar, "iw-vv.rtc", RADAR_NODATA)):
+        seen = pixels(item, name) != nodata
+        (ring,) = json.loads(item.read_text())["geometry"]["coordinates"]
+        assert ring[0] == ring[-1]
+        assert shapely.is_ccw(shapely.LinearRing(ring))
+        with rasterio.open(item.parent / f"{name}.tif") as file:
+            to_utm = Transformer.from_crs(4326, file.crs, always_xy=True)
+            outline = shapely.Polygon(np.stack(to_utm.transform(*np.transpose(ring)), axis=1))
+            inside = rasterio.features.rasterize([outline], file.shape, transform=file.transform) == 1
+        # Degrees to six places are a tenth of a metre: only pixels on the very edge may differ.
+        assert (inside != seen).mean() < 0.002
+        assert 0.001 < 1 - inside.mean() < 0.3
+
+
 def test_landpatch_itself_reads_the_items(piece: Piece) -> None:
     scene = optical_scene(read_scene(str(piece.optical)))
     assert str(scene.scene) == "S2A_MSIL2A_20240616T101031_N0510_R022_T33UUP"
@@ -326,6 +343,38 @@ def test_the_world_has_what_the_demo_shows(world: World) -> None:
     codes = set(pyogrio.raw.read(world.labels)[3][1].tolist())
     assert {"112", "211", "231", "311", "312", "313", "412", "511", "512"} <= codes
     assert "124" in codes, "a cover without a class"
+
+
+def test_the_catalogue_lists_every_scene(world: World) -> None:
+    catalog = pystac.Catalog.from_file(str(world.catalog))
+    items = {Path(item.self_href) for item in catalog.get_items(recursive=True)}
+    assert items == set((world.folder / "scenes").glob("*/*.json"))
+    assert {child.id for child in catalog.get_children()} == {"sentinel-2-l2a", "sentinel-1-rtc"}
+    for collection in catalog.get_collections():
+        members = list(collection.get_items())
+        assert {item.collection_id for item in members} == {collection.id}
+        bbox = shapely.box(*collection.extent.spatial.bboxes[0])
+        assert all(bbox.covers(shapely.geometry.shape(item.geometry)) for item in members)
+        ((first, last),) = collection.extent.temporal.intervals
+        assert all(first <= item.datetime <= last for item in members)
+
+
+def test_there_are_dates_to_choose_from_and_two_passes_to_pair(world: World) -> None:
+    def stated(item: Path, name: str) -> float:
+        return json.loads(item.read_text())["properties"][name]
+
+    chosen, radars = world.scenes[0]
+    dates = sorted((world.folder / "scenes").glob("S2*33UUP*/*.json"))
+    assert len(dates) == 3
+    cloudy = max(dates, key=lambda item: stated(item, "eo:cloud_cover"))
+    narrow = max(dates, key=lambda item: stated(item, "s2:nodata_pixel_percentage"))
+    assert len({chosen, cloudy, narrow}) == 3
+    assert stated(cloudy, "eo:cloud_cover") > 40 > 10 > stated(chosen, "eo:cloud_cover")
+    assert stated(narrow, "s2:nodata_pixel_percentage") > 60 > 5 > stated(chosen, "s2:nodata_pixel_percentage")
+    # Neither pass sees all of the land; nearest in time first.
+    assert [stated(item, "sat:orbit_state") for item in radars] == ["ascending", "descending"]
+    for radar in radars:
+        assert 0.005 < (pixels(radar, "iw-vv.rtc") == RADAR_NODATA).mean() < 0.3
 
 
 def test_the_offset_can_be_told_from_the_pixels(world: World) -> None:

@@ -137,6 +137,11 @@ def test_blobs_equal_those_of_safetensors(
         start, shape = layout.tensors[name]
         assert blob[start : start + plane.nbytes] == plane.tobytes()
         assert shape == plane.shape
+    filled = layout.empty()
+    for key, views in layout.planes(filled).items():
+        for target, plane in zip(views, planes[key], strict=True):
+            target[...] = plane
+    assert bytes(filled) == blob
 
 
 def test_tensors_are_in_the_serialisers_order() -> None:

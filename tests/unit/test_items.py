@@ -60,7 +60,7 @@ def origin(name: str = NORTH, *, labels: bool = True, present: bool = True) -> O
         grid=TileGrid.from_tile(scene.tile),
         optical_item="S2A_33UUP_20170613_0_L2A",
         sensed=SENSED,
-        offset=BoaOffset(present, "the baseline adds 1000"),
+        offset=BoaOffset(present, "the baseline adds 1000", "0.1 percentile of clear pixels 1012"),
         radars=(radar(BEFORE), radar(AFTER, "S1A_IW_GRDH_1SDV_20170614T050102")),
         labels=LabelOrigin("clc2018", clc2018()) if labels else None,
         collection="patches",
@@ -172,6 +172,8 @@ def test_what_an_item_says() -> None:
         "landpatch:s1_name": "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57",
         "landpatch:backscatter": "gamma0-terrain",
         "landpatch:boa_offset": "removed",
+        "landpatch:boa_offset_reason": "the baseline adds 1000",
+        "landpatch:boa_offset_seen": "0.1 percentile of clear pixels 1012",
     }
     assert properties["label:properties"] is None
     assert properties["label:classes"] == [{"name": None, "classes": list(clc2018().classes)}]
@@ -268,7 +270,7 @@ def test_an_l1c_scene_without_offset_says_so() -> None:
     item = one_item(origin(NORTH.replace("MSIL2A", "MSIL1C").replace("N9999", "N0205"), present=False), record())
     properties = item["properties"]
     assert (properties["processing:level"], properties["processing:version"]) == ("L1C", "02.05")
-    assert properties["landpatch:boa_offset"] == "none"
+    assert properties["landpatch:boa_offset"] == "absent"
 
 
 # --- where a patch lies ------------------------------------------------------------------------------------------

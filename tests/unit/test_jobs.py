@@ -173,6 +173,16 @@ def test_a_job_s_file_that_is_none(change: dict[str, Any]) -> None:
             Job.from_document(document)
 
 
+def test_a_job_recorded_when_parameters_were_fewer_is_the_same_job(ledger: Ledger) -> None:
+    document = job().to_document()
+    for name in ("dem", "dem_heights", "dem_sea"):
+        del document["parameters"][name]
+    ledger.storage.put_json(f"jobs/{job().scene}/job.json", document)
+    assert ledger.add(job()) is False
+    with pytest.raises(DatasetConflict):
+        ledger.add(job(parameters=Parameters(dem="/dem.tif")))
+
+
 def test_the_same_scene_built_in_another_way_is_a_conflict(ledger: Ledger) -> None:
     ledger.add(job())
     others = {

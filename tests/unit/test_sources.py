@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from landpatch.catalog.errors import InvalidItem, InvalidLabels, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParameter, UnreadableAsset
 from landpatch.catalog.scenes import optical_scene
-from landpatch.functions.sources import prepared_labels, read_scene
+from landpatch.functions.sources import prepared_labels, read_pairs, read_scene
+from small_items import optical_item, radar_item
 from small_scenes import KEYS, SmallScene, write_clc
 from small_server import serve
 
@@ -88,6 +89,48 @@ def test_a_scene_as_written_by_a_catalogue_of_one_s_own(tmp_path: Path) -> None:
         name: str(tmp_path / f"{name}.tif") for name in KEYS
     }
     assert scene.offset.present is False
+
+
+# --- scene lists ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    optical, radar = optical_item(), radar_item(-17, None)
+    optical["links"] = [{"rel": "landpatch:pair", "href": f"#{radar['id']}"}]
+    optical["assets"]["red"]["href"] = "files/B04.tif"
+    radar["assets"]["vv"]["href"] = "https://sentinel1.blob.core.windows.net/s1/vv.tif?st=2024&se=2025&sig=abc"
+    path = tmp_path / "list" / "scenes.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [radar, optical]}))
+    return path
+
+
+def test_a_scene_list_says_itself_what_belongs_together(listed: Path, item: Path) -> None:
+    ((optical, (radar,)),) = read_pairs([str(listed)])
+    assert (optical["id"], radar["id"]) == (optical_item()["id"], radar_item(-17, None)["id"])
+    assert optical["assets"]["red"]["href"] == f"{listed.parent}/files/B04.tif"
+    assert radar["assets"]["vv"]["href"] == "https://sentinel1.blob.core.windows.net/s1/vv.tif"
+    assert optical["links"] == []
+    with serve(listed.parent) as server:
+        ((remote, _),) = read_pairs([f"{server.url}/scenes.json"])
+        assert remote["assets"]["red"]["href"] == f"{server.url}/files/B04.tif"
+    # Scenes and lists side by side, in the order given.
+    assert [pair[0]["id"] for pair in read_pairs([str(item), str(listed)])] == ["x", optical["id"]]
+
+
+def test_a_scene_list_beside_other_sentinel_1_items_is_refused(listed: Path, item: Path) -> None:
+    with pytest.raises(InvalidParameter, match=f"{listed} is a scene list, .* leave --s1 out"):
+        read_pairs([str(listed)], [str(item)])
+    assert [len(radars) for _, radars in read_pairs([str(item)], [str(item)])] == [1]
+
+
+def test_a_scene_list_with_a_mistake_names_file_and_item(listed: Path) -> None:
+    document = json.loads(listed.read_text())
+    del document["features"][0]["assets"]
+    listed.write_text(json.dumps(document))
+    with pytest.raises(InvalidItem, match=f'{listed} is no scene list: item S1A_IW_.*: "assets" is a required'):
+        read_pairs([str(listed)])
 
 
 # --- labels ------------------------------------------------------------------------------------------------------

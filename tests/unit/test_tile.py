@@ -229,9 +229,17 @@ def test_both_baselines_come_out_on_one_scale(tmp_path: Path, stored: str) -> No
         scene.bands = {name: pixels + 1000 for name, pixels in scene.bands.items()}
     job, sources = prepare(scene.write(tmp_path / "s2"), [SmallRadar().write(tmp_path / "s1")], None)
     storage, outcome = run(job, sources)
-    assert (
-        outcome.table.column("landpatch:boa_offset").to_pylist() == ["removed" if stored == "present" else "none"] * 6
-    )
+    present = stored == "present"
+    for column, text in (
+        ("boa_offset", "removed" if present else "absent"),
+        ("boa_offset_reason", "baseline 05.10 adds 1000" if present else "baseline 02.05 is older than 04.00, "),
+        ("boa_offset_seen", f"0.1 percentile of clear pixels {'110' if present else '10'}"),
+    ):
+        values = outcome.table.column(f"landpatch:{column}").to_pylist()
+        assert len(values) == 6
+        assert len(set(values)) == 1
+        assert values[0].startswith(text)
+    assert f"offset of 1000 {'removed' if present else 'absent'}: baseline" in outcome.notes[0]
     scene.bands = truth
     for item in items(outcome.table):
         x, y = item["properties"]["landpatch:x"], item["properties"]["landpatch:y"]
@@ -301,7 +309,7 @@ def test_zstd_and_thumbnails(tmp_path: Path) -> None:
     colours = np.asarray(Image.open(io.BytesIO(thumbnail)))
     assert colours.shape == (120, 120, 3)
     red = colours[:, :, 0].astype(float)
-    expected = np.clip(scene.patch("B04", 10, 11) / 3000 * 255, 0, 255)
+    expected = np.clip(scene.patch("B04", 10, 11) / 2000 * 255, 0, 255)
     assert np.abs(red - expected).max() <= 1
 
 
@@ -354,9 +362,15 @@ def test_pixels_that_contradict_the_metadata_are_never_guessed_at(tmp_path: Path
     """Baseline 05.10 says that 1000 was added, but pixels of 100 show that somebody took it away."""
     scene = SmallScene(baseline="05.10")
     path, radar = scene.write(tmp_path / "s2"), SmallRadar().write(tmp_path / "s1")
-    with pytest.raises(InvalidScene, match=f"small-{SCENE}.*--boa-offset absent"):
+    with pytest.raises(InvalidScene, match=f"small-{SCENE}.*--offset absent"):
         run(*prepare(path, [radar], None))
     _, outcome = run(*prepare(path, [radar], None, Parameters(boa_offset="absent")))
+    for item in items(outcome.table):
+        verdict = {key: value for key, value in item["properties"].items() if "boa_offset" in key}
+        assert verdict["landpatch:boa_offset"] == "absent"
+        assert verdict["landpatch:boa_offset_reason"] == "as the user said"
+        # The pixels are asked all the same: whoever reads the item sees that they agree.
+        assert verdict["landpatch:boa_offset_seen"].startswith("0.1 percentile of clear pixels 10")
     assert outcome.table.num_rows == 6
 
 

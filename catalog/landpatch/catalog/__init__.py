@@ -7,49 +7,90 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from landpatch.catalog.areas import Area
+    from landpatch.catalog.choice import Per, Preference, TargetDate, choose
+    from landpatch.catalog.discovery import Discovery, discover
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
     from landpatch.catalog.exports.lmdb import export_lmdb
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
+    from landpatch.catalog.pairing import PairingLimits, pair
+    from landpatch.catalog.scene_list import write_scene_list
+    from landpatch.catalog.selection import Question
+    from landpatch.catalog.signing import signed_hrefs
     from landpatch.catalog.splits import Split, split_by_position
+    from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
     from landpatch.catalog.store import Dataset, Storage
+    from landpatch.catalog.subset import download
 
 _MODULES = {
+    "Area": "areas",
     "Dataset": "store",
+    "Discovery": "discovery",
     "Geobox": "grid",
     "LandpatchError": "errors",
     "Nomenclature": "nomenclature",
+    "OpticalQuery": "stac_sources",
+    "PairingLimits": "pairing",
     "PatchId": "names",
+    "Per": "choice",
+    "Preference": "choice",
+    "Question": "selection",
     "RadarPatchName": "names",
+    "RadarQuery": "stac_sources",
     "RadarSceneId": "names",
     "SceneId": "names",
+    "SceneSource": "stac_sources",
     "Split": "splits",
     "Storage": "store",
+    "TargetDate": "choice",
     "TileGrid": "grid",
+    "choose": "choice",
     "clc2018": "nomenclature",
+    "discover": "discovery",
+    "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "pair": "pairing",
+    "signed_hrefs": "signing",
     "split_by_position": "splits",
+    "write_scene_list": "scene_list",
 }
 
 __all__ = [
+    "Area",
     "Dataset",
+    "Discovery",
     "Geobox",
     "LandpatchError",
     "Nomenclature",
+    "OpticalQuery",
+    "PairingLimits",
     "PatchId",
+    "Per",
+    "Preference",
+    "Question",
     "RadarPatchName",
+    "RadarQuery",
     "RadarSceneId",
     "SceneId",
+    "SceneSource",
     "Split",
     "Storage",
+    "TargetDate",
     "TileGrid",
+    "choose",
     "clc2018",
+    "discover",
+    "download",
     "export_folders",
     "export_lmdb",
+    "pair",
+    "signed_hrefs",
     "split_by_position",
+    "write_scene_list",
 ]
 
 

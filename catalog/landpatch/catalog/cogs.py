@@ -108,6 +108,16 @@ class CogEncoder:
 def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
     """The pixels of a patch file: a new array (planes, pixels, pixels) of the asset's dtype.
 
+    Raises UnreadableAsset as ``read_planes_into`` does.
+    """
+    planes = np.empty((len(asset.planes), asset.pixels, asset.pixels), asset.dtype)
+    read_planes_into(data, asset, list(planes))
+    return planes
+
+
+def read_planes_into(data: bytes, asset: PatchAsset, planes: Sequence[NDArray[Any]]) -> None:
+    """Fill ``planes``, one contiguous array (pixels, pixels) of the asset's dtype each, from a patch file.
+
     Files of CogEncoder are checked byte by byte as far as their header says how pixels are stored, and decoded
     without a raster library; any other TIFF of the right shape and dtype is read by rasterio. Raises UnreadableAsset,
     which says what is wrong but not in which file, if the data is truncated, damaged or of another shape or dtype.
@@ -115,7 +125,8 @@ def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
     for compression in get_args(Compression):
         template = _template(asset, compression, 32601)  # the zone only changes bytes that are not compared
         if strips := template.strips(data):
-            return _read_strips(data, asset, compression, strips)
+            _read_strips(data, asset, compression, strips, planes)
+            return
     if data.startswith(_BEGINNING):
         # Not for GDAL: it would believe a damaged header, and might return wrong pixels without a word.
         shape = (len(asset.planes), asset.pixels, asset.pixels)
@@ -125,7 +136,8 @@ def read_planes(data: bytes, asset: PatchAsset) -> NDArray[Any]:
         )
     if not data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):  # classic and BigTIFF, either byte order
         raise UnreadableAsset("not a TIFF, or its first bytes are damaged" if data else "empty")
-    return _read_with_gdal(data, asset)
+    for plane, pixels in zip(planes, _read_with_gdal(data, asset), strict=True):
+        plane[...] = pixels
 
 
 def _describe(shape: Sequence[int], dtype: Any) -> str:
@@ -255,13 +267,16 @@ def _band_names(names: Sequence[str]) -> bytes:
 
 
 def _read_strips(
-    data: bytes, asset: PatchAsset, compression: Compression, strips: Sequence[tuple[int, int]]
-) -> NDArray[Any]:
+    data: bytes,
+    asset: PatchAsset,
+    compression: Compression,
+    strips: Sequence[tuple[int, int]],
+    planes: Sequence[NDArray[Any]],
+) -> None:
     ends = [offset + count for offset, count in sorted(strips)]
     if any(end > offset for end, (offset, _) in zip(ends, sorted(strips)[1:], strict=False)):
         # A wrong offset can point at another plane's strip, which would decompress without complaint.
         raise UnreadableAsset(f"damaged: the planes of {asset.key} overlap, says its header")
-    planes = np.empty((len(strips), asset.pixels, asset.pixels), asset.dtype)
     decompress = _inflate if compression == "deflate" else _zstd_decompress
     restore = _PREDICTORS[asset.dtype][1]
     view = memoryview(data)
@@ -280,7 +295,6 @@ def _read_strips(
                 f"damaged: {asset.key} plane {name} decompresses to {len(raw)} bytes instead of {plane.nbytes}"
             )
         restore(raw, plane)
-    return planes
 
 
 def _read_with_gdal(data: bytes, asset: PatchAsset) -> NDArray[Any]:

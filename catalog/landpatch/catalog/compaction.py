@@ -81,8 +81,14 @@ def parts(storage: Storage) -> list[Part]:
     return [_describe(storage, path) for path in storage.list("parts") if path.endswith(".parquet")]
 
 
-def compact(storage: Storage, *, progress: Callable[[int, int], None] | None = None) -> bool:
-    """Bring the catalogue up to date with the parts; False if it was.
+def compact(
+    storage: Storage,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    describe: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> bool:
+    """Bring the catalogue up to date with the parts; False if it was. ``describe`` has the last word on what the
+    collection says of the dataset.
 
     Written in the order official tables, collection, ``items.parquet``: whoever sees the new items finds the rest.
     Raises InvalidDataset (damaged part), DatasetConflict (parts that do not belong together), StorageError.
@@ -105,6 +111,8 @@ def compact(storage: Storage, *, progress: Callable[[int, int], None] | None = N
         if progress:
             progress(number + 1, len(found))
     document = collection_document(collection, summary, nomenclature=nomenclature, dropped=dropped)
+    if describe is not None:
+        document = describe(document)
     clean, flagged = official_tables(pa.concat_tables(official))
     storage.put(METADATA, write_table(clean))
     storage.put(METADATA_FLAGGED, write_table(flagged))

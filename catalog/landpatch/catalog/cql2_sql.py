@@ -236,6 +236,8 @@ _TEMPORAL = {
 _SPATIAL = ("contains", "crosses", "disjoint", "equals", "intersects", "overlaps", "touches", "within")
 _CONVERSE = {"contains": "within", "within": "contains"}
 _ARRAY = ("a_contains", "a_containedby", "a_equals", "a_overlaps")
+_ONE_OF = {"landpatch:label": "landpatch:labels"}
+"""Properties for forms and people who have no array operators: any one of the values of an array."""
 _ARRAY_CONVERSE = {"a_contains": "a_containedby", "a_containedby": "a_contains"}
 
 
@@ -349,10 +351,18 @@ class _Compiler:
         return self._columns.get(name.removeprefix("properties."))
 
     def _comparison(self, op: str, left: Any, right: Any) -> Fragment:
+        if isinstance(left, Mapping) and isinstance(array := _ONE_OF.get(str(left.get("property"))), str):
+            return self._one_of(op, {"property": array}, right)
         one, other = _alike(self._value(left), self._value(right))
         if Kind.NULL in (one.kind, other.kind):
             return _UNKNOWN
         return _joined(f"({{}} {_COMPARISONS[op]} {{}})", one, other)
+
+    def _one_of(self, op: str, array: Any, value: Any) -> Fragment:
+        if op not in ("=", "<>") or not isinstance(value, str):
+            raise InvalidQuery("a label is compared by = or <> with a text; of several ask by a_contains, a_overlaps")
+        there = self._array("a_contains", array, [value])
+        return there if op == "=" else _joined("(NOT {})", there)
 
     def _is_null(self, node: Any) -> Fragment:
         if isinstance(node, Mapping) and "property" in node:

@@ -76,3 +76,41 @@ class InvalidDataset(LandpatchError):
     """A dataset on storage is damaged or is not one of landpatch's."""
 
     exit_code = 9
+
+
+class SourceError(LandpatchError):
+    """A catalogue of scenes did not answer, or not truthfully."""
+
+    exit_code = 10
+    retryable = True
+
+
+class NothingFound(LandpatchError):
+    """A search was answered, and nothing of what was found can be taken."""
+
+    exit_code = 11
+
+
+class MissingProgram(LandpatchError):
+    """A program that landpatch runs but cannot ship is not on this machine."""
+
+    exit_code = 20
+
+
+class ProcessingFailed(LandpatchError):
+    """A program that landpatch ran did not succeed, or left something else than it should have."""
+
+    exit_code = 21
+    retryable = True
+
+
+class ProcessingTimeout(ProcessingFailed):
+    """A program that landpatch ran took longer than it may."""
+
+    exit_code = 22
+
+
+class MissingComponent(LandpatchError):
+    """Something that only this work needs, such as an optional package, is not installed or could not be got."""
+
+    exit_code = 12

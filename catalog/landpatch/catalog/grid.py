@@ -22,9 +22,9 @@ STRIP_ROWS = 13
 """Patch rows worked on at a time: 91 = 7 x 13, the measured optimum between memory and re-decoded blocks."""
 
 # Latitude bands of 8 degrees from 80 S (X has 12) and the 20-letter cycle of 100 km rows: MGRS, NGA.STND.0037.
-_BANDS = "CDEFGHJKLMNPQRSTUVWX"
-_COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
-_ROWS = "ABCDEFGHJKLMNPQRSTUV"
+BANDS = "CDEFGHJKLMNPQRSTUVWX"
+COLUMNS = ("STUVWXYZ", "ABCDEFGH", "JKLMNPQR")
+ROWS = "ABCDEFGHJKLMNPQRSTUV"
 
 
 def _northing(latitude: float) -> float:
@@ -38,8 +38,8 @@ def _northing(latitude: float) -> float:
 
 def _square_south(zone: int, band: str, row: str) -> int | None:
     """South edge in metres from the equator of the one 100 km row of this letter that meets its latitude band."""
-    letter = (_ROWS.index(row) - (5 if zone % 2 == 0 else 0)) % 20  # even zones start their rows at F, not A
-    limits = [-80 + 8 * _BANDS.index(band), -72 + 8 * _BANDS.index(band)]
+    letter = (ROWS.index(row) - (5 if zone % 2 == 0 else 0)) % 20  # even zones start their rows at F, not A
+    limits = [-80 + 8 * BANDS.index(band), -72 + 8 * BANDS.index(band)]
     if band == "C":
         limits[0] = -84  # Sentinel-2 goes on counting south of MGRS's end: tile 01CDH lies at 83 S
     if band == "X":
@@ -84,7 +84,7 @@ class TileGrid:
         """
         tile = parse_tile(tile)
         zone, band, column, row = int(tile[:2]), tile[2], tile[3], tile[4]
-        columns = _COLUMNS[zone % 3]
+        columns = COLUMNS[zone % 3]
         if column not in columns:
             raise InvalidName(f"tile {tile!r} does not exist: zone {zone} has columns {columns}")
         west = (columns.index(column) + 1) * 100_000

@@ -24,9 +24,11 @@ from landpatch.catalog.bands import (
     PatchAsset,
     optical_bands,
 )
+from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.names import SceneId
+from landpatch.catalog.names import PatchId, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.renderings import renders
 from landpatch.catalog.scenes import BoaOffset, RadarScene
 from landpatch.catalog.splits import Split, splits_by_position
 
@@ -103,18 +105,22 @@ class PatchRecord:
 def asset_href(scene: SceneId, x: int, y: int, asset: PatchAsset, radar: RadarScene | None) -> str:
     """Path of a patch's file relative to the dataset's root. Sentinel-1 files carry their published name."""
     patch = scene.patch(x, y)
-    folder = f"patches/{scene.tile}/{scene}/{patch}"
     if asset is S1:
         if radar is None:
             raise ValueError(f"{patch} has no Sentinel-1 scene")
-        return f"{folder}/{radar.name.patch(scene.tile, x, y)}.tif"
-    return f"{folder}/{patch}{asset.suffix}.tif"
+        return f"{patch_folder(patch)}/{radar.name.patch(scene.tile, x, y)}.tif"
+    return f"{patch_folder(patch)}/{patch}{asset.suffix}.tif"
 
 
 def thumbnail_href(scene: SceneId, x: int, y: int) -> str:
     """Path of a patch's thumbnail relative to the dataset's root."""
     patch = scene.patch(x, y)
-    return f"patches/{scene.tile}/{scene}/{patch}/{patch}_thumbnail.png"
+    return f"{patch_folder(patch)}/{patch}_thumbnail.png"
+
+
+def patch_folder(patch: PatchId) -> str:
+    """Where a patch's files lie, relative to the dataset's root."""
+    return f"patches/{patch.scene.tile}/{patch.scene}/{patch}"
 
 
 def scene_item_href(item_id: str) -> str:
@@ -211,6 +217,8 @@ PROPERTIES: tuple[tuple[str, pa.DataType], ...] = (
     ("landpatch:s2v1_name", pa.string()),
     ("landpatch:backscatter", pa.string()),
     ("landpatch:boa_offset", pa.string()),
+    ("landpatch:boa_offset_reason", pa.string()),
+    ("landpatch:boa_offset_seen", pa.string()),
 )
 """Item properties in column order, with their Arrow types."""
 
@@ -317,6 +325,8 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
             "landpatch:backscatter", [None if radar is None else radar.backscatter for radar in radars]
         ),
         "landpatch:boa_offset": same("landpatch:boa_offset", _offset_word(origin.offset)),
+        "landpatch:boa_offset_reason": same("landpatch:boa_offset_reason", origin.offset.reason),
+        "landpatch:boa_offset_seen": same("landpatch:boa_offset_seen", origin.offset.seen),
     }
     for name in (
         "unlabelled",
@@ -338,7 +348,7 @@ class _Kind:
 
 
 def _offset_word(offset: BoaOffset) -> str:
-    return "removed" if offset.present else "none"
+    return "removed" if offset.present else "absent"
 
 
 def _percent(fraction: float | None) -> float | None:
@@ -598,6 +608,53 @@ def items(table: pa.Table) -> Iterator[dict[str, Any]]:
             yield item_from_row(row)
 
 
+def table_from_items(documents: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """The reverse of ``items``: rows of SCHEMA from items as their JSON says; what SCHEMA does not have is left out.
+
+    Raises InvalidItem, naming the first item that cannot be such a row.
+    """
+    import shapely
+
+    wrong = (
+        pa.ArrowException,
+        shapely.GEOSException,
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    )
+    try:
+        return pa.Table.from_pylist([_row(document) for document in documents], schema=SCHEMA)
+    except wrong as error:
+        if len(documents) == 1:
+            raise InvalidItem(
+                f"item {documents[0].get('id')!r} is no patch item of landpatch: {type(error).__name__}: {error}"
+            ) from error
+        return pa.concat_tables(table_from_items([document]) for document in documents)
+
+
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    import shapely
+
+    properties = document["properties"]
+    values: dict[str, Any] = {name: properties.get(name) for name, _ in PROPERTIES}
+    for name, kind in PROPERTIES:
+        if kind == _TIME and values[name] is not None:
+            moment = datetime.fromisoformat(values[name])
+            values[name] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    geometry = shapely.from_geojson(orjson.dumps(document["geometry"]))
+    west, south, east, north = document["bbox"]
+    return {
+        **values,
+        **{name: document.get(name) for name in ("type", "stac_version", "stac_extensions", "id", "collection")},
+        "geometry": shapely.to_wkb(geometry, byte_order=1, output_dimension=2),
+        "bbox": {"xmin": west, "ymin": south, "xmax": east, "ymax": north},
+        "links": document["links"],
+        "assets": document["assets"],
+    }
+
+
 def without_nulls(value: Any) -> Any:
     """A JSON value without the members of objects that are null."""
     if isinstance(value, dict):
@@ -794,7 +851,7 @@ def collection_document(
             }
         ),
         "item_assets": assets,
-        "renders": _renders(nomenclature),
+        "renders": renders(nomenclature),
         "assets": {
             "items": {
                 "href": "items.parquet",
@@ -864,33 +921,6 @@ def _identifier(text: str) -> str:
     """The extension's class name: letters, digits, ``-`` and ``_`` only."""
     words = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text).split()
     return "-".join(words).lower() or "class"
-
-
-def _renders(nomenclature: Nomenclature | None) -> dict[str, Any]:
-    # Reflectance x 10000 up to 0.3, where most land lies; backscatter in dB over land.
-    renders: dict[str, Any] = {
-        "true_colour": {
-            "title": "True colour",
-            "assets": ["S2_10m"],
-            "bidx": [3, 2, 1],
-            "rescale": [[0, 3000], [0, 3000], [0, 3000]],
-        },
-        "false_colour": {
-            "title": "False colour, near infrared",
-            "assets": ["S2_10m"],
-            "bidx": [4, 3, 2],
-            "rescale": [[0, 5000], [0, 3000], [0, 3000]],
-        },
-        "s1_vv": {"title": "Sentinel-1 VV, dB", "assets": ["S1"], "bidx": [1], "rescale": [[-25, 0]]},
-        "s1_vh": {"title": "Sentinel-1 VH, dB", "assets": ["S1"], "bidx": [2], "rescale": [[-32, -7]]},
-    }
-    if nomenclature is not None:
-        renders["reference_map"] = {
-            "title": "Reference map",
-            "assets": ["reference_map"],
-            "colormap": {str(code.code): list(code.colour) for code in nomenclature.codes},
-        }
-    return renders
 
 
 def _geometry_types(collection: Mapping[str, Any] | None) -> list[str]:

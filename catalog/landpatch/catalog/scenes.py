@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from landpatch.catalog.bands import OpticalBand, optical_bands
 from landpatch.catalog.errors import InvalidItem, InvalidName
-from landpatch.catalog.names import RadarSceneId, SceneId
+from landpatch.catalog.names import RadarSceneId, SceneId, parse_tile
 
 Item = Mapping[str, Any]
 OffsetChoice = Literal["auto", "present", "absent"]
@@ -36,23 +36,31 @@ _BASELINE_KEYS = (
     "processing:version",
 )
 _QUALITY = re.compile(r"^(?:s2|sentinel2?|landpatch):(geometric|general|radiometric|sensor)_quality(?:_flag)?$")
+_IN_ID = re.compile(r"(?:^|_)T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?:_|\Z)", re.ASCII)
 _RESOLUTION_SUFFIX = re.compile(r"[-_](\d\d)m$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class BandAsset:
-    """The file of one band: asset ``key`` in the item and absolute ``href``."""
+    """The file of one band: asset ``key`` in the item and absolute ``href``; ``band`` counts from 1 where the file
+    holds several (None: it must hold one).
+    """
 
     key: str
     href: str
+    band: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class BoaOffset:
-    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known."""
+    """Whether the stored numbers are reflectance x 10000 **+ 1000** (``present``), and how that is known.
+
+    ``seen`` is what the pixels say to it, once they have been looked at.
+    """
 
     present: bool
     reason: str
+    seen: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,25 @@ class OpticalScene:
 
 
 @dataclass(frozen=True, slots=True)
+class GrdMetadata:
+    """The XML files that turn the counts of a GRD product into backscatter: hrefs, of VV and VH where two.
+
+    The annotation is VV's: both polarisations have the same geometry.
+    """
+
+    annotation: str
+    calibration: tuple[str, str]
+    noise: tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RadarScene:
-    """One geocoded Sentinel-1 scene, ready to be read.
+    """One Sentinel-1 scene, ready to be read: geocoded, or a GRD product in radar geometry (``grd``).
 
     ``unit`` says whether pixels are decibel or linear power; ``backscatter`` is sigma0, gamma0, gamma0-terrain or
-    unknown; ``nodata`` is what the item declares (None: what the file says).
+    unknown; ``nodata`` is what the item declares (None: what the file says). ``bands`` are those of VV and VH,
+    counted from 1, where both are in one file (None: a file each). Of a GRD product, whose pixels are counts, unit,
+    backscatter and nodata say what these are made into.
     """
 
     item_id: str
@@ -87,6 +109,8 @@ class RadarScene:
     unit: RadarUnit
     backscatter: str
     nodata: float | None
+    bands: tuple[int, int] | None = None
+    grd: GrdMetadata | None = None
 
 
 def absolute_href(href: str, base: str) -> str:
@@ -159,25 +183,59 @@ def scene_id(item: Item) -> SceneId:
     return scene
 
 
+def tile_of(item: Item) -> str | None:
+    """The MGRS tile of a Sentinel-2 item; None where nothing tells.
+
+    The product id first: ``grid:code`` is wrong at the antimeridian in Earth Search v0 items brought to STAC 1.0.
+    """
+    try:
+        return scene_id(item).tile
+    except InvalidItem:
+        pass
+    properties = item.get("properties")
+    if not isinstance(properties, Mapping):
+        properties = {}
+    parts = ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square")
+    older = ("sentinel:utm_zone", "sentinel:latitude_band", "sentinel:grid_square")
+    in_id = _IN_ID.search(str(item.get("id")))
+    for text in (
+        properties.get("s2:mgrs_tile"),
+        properties.get("grid:code"),
+        *("".join(str(properties.get(key, "?")) for key in keys) for keys in (parts, older)),
+        in_id and in_id.group(1),
+    ):
+        try:
+            return parse_tile(str(text))
+        except InvalidName:
+            continue
+    return None
+
+
 def find_bands(item: Item) -> dict[str, BandAsset]:
     """The asset of each of the 12 bands at its native resolution.
 
     By band name or common name first in ``bands`` / ``eo:bands``, then in the asset's key: keys differ between
     catalogues, and ``eo`` 1.x calls three different bands ``rededge``. Where a band is offered at several
     resolutions (CDSE: B02_10m, B02_20m) the native one is taken; a JPEG 2000 twin (``blue-jp2``) only where there
-    is no other. Raises InvalidItem naming every band that is missing.
+    is no other, and a file of several bands only where no file has the band alone. Raises InvalidItem naming every
+    band that is missing.
     """
     found: dict[str, BandAsset] = {}
     missing = []
+    meant: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
+    for key, asset in _assets(item).items():
+        for name in _band_names(key, asset):
+            meant.setdefault(name, []).append((key, asset))
     for band in optical_bands().values():
-        candidates = [
-            (key, asset)
-            for key, asset in _assets(item).items()
-            if band.name in _band_names(key, asset) and _stated_resolution(key, asset) in (None, band.resolution)
-        ]
+        offered = meant.get(band.name, [])
+        candidates = [pair for pair in offered if _stated_resolution(*pair) in (None, band.resolution)]
+        stacked = None if candidates else _in_stack(item, band)
+        if stacked is not None:
+            found[band.name] = stacked
+            continue
         if not candidates:
-            others = [k for k, a in _assets(item).items() if band.name in _band_names(k, a)]
-            missing.append(f"{band.name} (only as {', '.join(others)})" if others else band.name)
+            others = ", ".join(key for key, _ in offered)
+            missing.append(f"{band.name} (only as {others})" if others else band.name)
             continue
         key, asset = min(candidates, key=lambda pair: _preference(band, *pair))
         found[band.name] = BandAsset(key, str(asset["href"]))
@@ -198,7 +256,7 @@ def boa_offset(item: Item) -> BoaOffset:
     stated = _number(properties.get("landpatch:boa_add_offset"))
     if stated is not None:
         return BoaOffset(stated != 0, f"the product's metadata states an offset of {stated:.0f}")
-    baseline = _baseline(item)
+    baseline = processing_baseline(item)
     if baseline is not None and baseline >= 99:
         return BoaOffset(False, "processed by hand with sen2cor (baseline 99.99), which adds no offset")
     for key in ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied"):
@@ -212,41 +270,62 @@ def boa_offset(item: Item) -> BoaOffset:
     if baseline is None:
         raise InvalidItem(
             f"item {_id(item)}: neither a processing baseline nor an offset is stated, so it is unknown whether "
-            "1000 must be subtracted; say it with --boa-offset present or absent"
+            "1000 must be subtracted; say it with --offset present or absent"
         )
     if baseline >= 4:
         return BoaOffset(True, f"baseline {baseline:05.2f} adds 1000")
     return BoaOffset(False, f"baseline {baseline:05.2f} is older than 04.00, which introduced the offset")
 
 
-def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
-    """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded.
+def processing_baseline(item: Item) -> float | None:
+    """The processing baseline (5.1 for 05.10, 99.99 for sen2cor by hand); None where nothing tells. Raises
+    InvalidItem where it is no item.
+    """
+    properties = _properties(item)
+    for key in _BASELINE_KEYS:
+        stated = _number(properties.get(key))
+        if stated is not None:
+            return stated
+    try:
+        return int(scene_id(item).baseline) / 100
+    except InvalidItem:
+        return None
 
-    ``unit`` overrules what the item says of its pixels. Raises InvalidItem.
+
+def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
+    """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded or GRD.
+
+    ``unit`` overrules what the item says of its pixels, but for counts of GRD. Such a product is known by its
+    calibration files, named by the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder;
+    its items' ``proj:*`` are computed from the bounding box and mean nothing. Raises InvalidItem.
     """
     identifier = _id(item)
     properties = _properties(item)
-    assets = {key.lower(): asset for key, asset in _assets(item).items()}
-    missing = [p for p in ("vv", "vh") if p not in assets]
-    if missing:
-        raise InvalidItem(
-            f"item {identifier}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
-        )
-    name = _radar_name(item)
-    if name.mode != "IW":
-        raise InvalidItem(
-            f"item {identifier}: its mode is {name.mode}; patches are made from interferometric wide swath (IW), "
-            "Sentinel-1's mode over land"
-        )
+    name = dual_pol_name(item)
+    assets = _polarisations(item)
     collection = str(item.get("collection", ""))
-    stated = unit or _stated_unit(assets["vv"])
+    described = _stated_unit(assets["vv"])
+    stated = unit or described
+    grd = _grd_metadata(assets) if described is None and "rtc" not in collection.lower() else None
+    if grd is not None:
+        return RadarScene(
+            item_id=identifier,
+            name=name,
+            sensed=_time(item),
+            vv=str(assets["vv"]["href"]),
+            vh=str(assets["vh"]["href"]),
+            unit="power",
+            backscatter="sigma0",
+            nodata=0,
+            grd=grd,
+        )
     if stated is None and collection == "sentinel-1-rtc":  # Planetary Computer: gamma0 as linear power
         stated = "power"
     if stated is None:
         raise InvalidItem(
             f"item {identifier}: neither its assets' unit nor its collection {collection!r} says whether pixels are "
-            "dB or linear power; say it with --s1-unit dB or power (raw GRD numbers are neither: they must be "
-            "calibrated and terrain-corrected first)"
+            "dB or linear power; say it with --s1-unit dB or power (the counts of a GRD product are neither: it is "
+            "calibrated and terrain-corrected where its calibration and noise files lie as in its SAFE folder)"
         )
     return RadarScene(
         item_id=identifier,
@@ -257,7 +336,41 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
         unit=stated,
         backscatter=_backscatter(collection, str(assets["vv"].get("title", "")), properties),
         nodata=_declared_nodata(assets["vv"]),
+        bands=None if _STACKED not in assets["vv"] else (assets["vv"][_STACKED], assets["vh"][_STACKED]),
     )
+
+
+def dual_pol_name(item: Item) -> RadarSceneId:
+    """The name of a Sentinel-1 item of which patches can be made: IW, with VV and VH. Raises InvalidItem."""
+    assets = _polarisations(item)
+    missing = [p for p in ("vv", "vh") if p not in assets]
+    if missing:
+        raise InvalidItem(
+            f"item {_id(item)}: no asset {' and '.join(missing)}; a patch needs VV and VH (dual polarisation 1SDV)"
+        )
+    name = _radar_name(item)
+    if name.mode != "IW":
+        raise InvalidItem(
+            f"item {_id(item)}: its mode is {name.mode}; patches are made from interferometric wide swath (IW), "
+            "Sentinel-1's mode over land"
+        )
+    return name
+
+
+def is_radar(item: Item) -> bool:
+    """Whether an item is of Sentinel-1: by what only radar items have, since catalogues spell platforms in many ways.
+
+    Raises InvalidItem where it has no properties or assets.
+    """
+    return any(key.startswith(("sar:", "s1:", "landpatch:s1_")) for key in _properties(item)) or any(
+        key in ("vv", "vh", "hh", "hv") for key in _polarisations(item)
+    )
+
+
+def is_terrain_corrected(item: Item) -> bool:
+    """Whether a Sentinel-1 item's backscatter is gamma0-terrain (RTC). Raises InvalidItem."""
+    title = str(_polarisations(item).get("vv", {}).get("title", ""))
+    return _backscatter(str(item.get("collection", "")), title, _properties(item)) == "gamma0-terrain"
 
 
 def by_time_gap(scenes: Iterable[RadarScene], sensed: datetime) -> list[RadarScene]:
@@ -342,6 +455,45 @@ def _band_names(key: str, asset: Mapping[str, Any]) -> set[str]:
     return set()
 
 
+def _in_stack(item: Item, band: OpticalBand) -> BandAsset | None:
+    """A band in a file of several: an asset with the role ``data`` whose bands all are Sentinel-2's, by name.
+
+    True colour has three of them too, in 8 bits; its role is ``visual`` or none.
+    """
+    for key, asset in _assets(item).items():
+        roles = asset.get("roles")
+        names = [str(described.get("name", "")).upper() for described in _band_objects(asset)]
+        measured = isinstance(roles, list) and "data" in roles and "visual" not in roles
+        if measured and band.name in names and len(names) > 1 and set(names) <= set(optical_bands()):
+            return BandAsset(key, str(asset["href"]), names.index(band.name) + 1)
+    return None
+
+
+_STACKED = "landpatch:band"  # of an asset made by the function below: which band of the file
+
+
+def _polarisations(item: Item) -> dict[str, Mapping[str, Any]]:
+    """The assets by key in lower case, and ``vv`` and ``vh`` where one file holds both and its bands are named so."""
+    assets = {key.lower(): asset for key, asset in _assets(item).items()}
+    if "vv" in assets or "vh" in assets:
+        return assets
+    for asset in assets.values():
+        bands, raster = _band_objects(asset), _objects(asset.get("raster:bands"))
+        names = [str(band.get("name", "")).lower() for band in bands]
+        if sorted(names) == ["vh", "vv"]:
+            alone = {
+                name: {
+                    **asset,
+                    "bands": [bands[number]],
+                    "raster:bands": raster[number : number + 1],
+                    _STACKED: number + 1,
+                }
+                for number, name in enumerate(names)
+            }
+            return {**assets, **alone}
+    return assets
+
+
 def _stated_resolution(key: str, asset: Mapping[str, Any]) -> float | None:
     suffix = _RESOLUTION_SUFFIX.search(key)
     if suffix:
@@ -377,18 +529,6 @@ def _find_scl(item: Item) -> BandAsset | None:
     return BandAsset(key, str(asset["href"]))
 
 
-def _baseline(item: Item) -> float | None:
-    properties = _properties(item)
-    for key in _BASELINE_KEYS:
-        stated = _number(properties.get(key))
-        if stated is not None:
-            return stated
-    try:
-        return int(scene_id(item).baseline) / 100
-    except InvalidItem:
-        return None
-
-
 def _declared_offset(item: Item) -> float | None:
     """The additive offset that the blue band's asset declares, as reflectance (-0.1)."""
     asset = _assets(item)[find_bands(item)["B02"].key]
@@ -415,6 +555,39 @@ def _radar_name(item: Item) -> RadarSceneId:
         )
     mode = str(properties.get("sar:instrument_mode", "IW"))
     return RadarSceneId(f"S1{platform.group(1).upper()}", mode, "GRDH", "DV", _time(item).replace(microsecond=0))
+
+
+def _grd_metadata(assets: Mapping[str, Mapping[str, Any]]) -> GrdMetadata | None:
+    """The metadata files of a GRD product, None where the item is none.
+
+    The annotation follows from the calibration file's href: catalogues' ``schema-product-vv`` may name the report on
+    radio interference (annotation/rfi) instead.
+    """
+    calibrations = [_calibration_href(assets, polarisation) for polarisation in ("vv", "vh")]
+    if None in calibrations:
+        return None
+    vv, vh = (str(href) for href in calibrations)
+    return GrdMetadata(
+        annotation=_CALIBRATION.sub(r"/\1", vv),
+        calibration=(vv, vh),
+        noise=(_CALIBRATION.sub(r"/calibration/noise-\1", vv), _CALIBRATION.sub(r"/calibration/noise-\1", vh)),
+    )
+
+
+_CALIBRATION = re.compile(r"/calibration/calibration-([^/?#]*\.xml)")
+_MEASUREMENT = re.compile(r"/measurement/([^/?#]*)\.tiff?(?=$|[?#])")
+
+
+def _calibration_href(assets: Mapping[str, Mapping[str, Any]], polarisation: str) -> str | None:
+    """The calibration file of ``vv`` or ``vh``: as an asset names it, or beside the measurement as in SAFE."""
+    for asset in assets.values():
+        named = _CALIBRATION.search(str(asset["href"]))
+        if named and polarisation in re.split(r"[-.]", named.group(1).lower()):
+            return str(asset["href"])
+    href = str(assets[polarisation]["href"])
+    if not _MEASUREMENT.search(href):
+        return None
+    return _MEASUREMENT.sub(r"/annotation/calibration/calibration-\1.xml", href)
 
 
 def _stated_unit(asset: Mapping[str, Any]) -> RadarUnit | None:

@@ -72,10 +72,13 @@ class Storage:
             if not parts.netloc:
                 raise InvalidParameter(f"{text!r} names no bucket: expected s3://bucket/prefix")
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+            config: Any = {"endpoint": endpoint} if endpoint else {}
+            if os.environ.get("AWS_REQUEST_PAYER") == "requester":  # as GDAL has it; obstore reads no such variable
+                config["request_payer"] = "true"
             store: Any = S3Store(
                 parts.netloc,
                 prefix=parts.path.strip("/") or None,
-                config={"endpoint": endpoint} if endpoint else {},
+                config=config,
                 client_options={"allow_http": endpoint.startswith("http://")},
             )
             return cls(text.rstrip("/"), store)
@@ -116,6 +119,24 @@ class Storage:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
+
+    def stream(self, path: str, first: int = 0, *, tag: str | None = None) -> tuple[int, str | None, Iterator[bytes]]:
+        """The whole object's size, its entity tag, and its bytes from ``first`` on, piece by piece.
+
+        Raises Changed where ``tag`` is given and is no longer the object's.
+        """
+        with self._explained("read", path):
+            try:
+                options: Any = {"range": {"offset": first}} if first else {}
+                answer = obstore.get(self._store, path, options=options | ({"if_match": tag} if tag else {}))
+            except PreconditionError as error:
+                raise Changed(f"{self.url}/{path} has changed meanwhile") from error
+            meta = answer.meta
+            return int(meta["size"]), meta["e_tag"], self._pieces(path, answer)
+
+    def _pieces(self, path: str, answer: Any) -> Iterator[bytes]:
+        with self._explained("read", path):
+            yield from map(bytes, answer.stream(min_chunk_size=2**18))
 
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write the object, over what was there."""

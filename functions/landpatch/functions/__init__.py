@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landpatch.functions.building import BuildResult, ScenePair, build, rebuild
     from landpatch.functions.jobs import Parameters, State
+    from landpatch.functions.l2a import correct, correct_all
     from landpatch.functions.labels import Labels, open_labels
     from landpatch.functions.labels_prepare import prepare_labels
-    from landpatch.functions.sources import read_scene
+    from landpatch.functions.sources import read_pairs, read_scene
 
 _MODULES = {
     "BuildResult": "building",
@@ -20,8 +21,11 @@ _MODULES = {
     "ScenePair": "building",
     "State": "jobs",
     "build": "building",
+    "correct": "l2a",
+    "correct_all": "l2a",
     "open_labels": "labels",
     "prepare_labels": "labels_prepare",
+    "read_pairs": "sources",
     "read_scene": "sources",
     "rebuild": "building",
 }
@@ -33,8 +37,11 @@ __all__ = [
     "ScenePair",
     "State",
     "build",
+    "correct",
+    "correct_all",
     "open_labels",
     "prepare_labels",
+    "read_pairs",
     "read_scene",
     "rebuild",
 ]

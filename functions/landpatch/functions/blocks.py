@@ -15,10 +15,11 @@ from landpatch.catalog.compaction import part_path, write_part
 from landpatch.catalog.errors import InvalidDataset, LandpatchError
 from landpatch.catalog.items import scene_item_href
 from landpatch.catalog.scenes import optical_scene, radar_scene
+from landpatch.catalog.signing import without_secrets
 from landpatch.catalog.store import NotFound, Storage
 from landpatch.functions.jobs import Block, Claim, Entry, Job, Ledger, LostClaim, State, Stopwatch
 from landpatch.functions.labels import open_labels
-from landpatch.functions.tile import PatchSink, Progress, Sources, build_block
+from landpatch.functions.tile import PatchSink, Progress, Sources, build_block, elevation_model
 
 Report = Callable[[Progress], None]
 """Called with a block's progress; may raise to stop the block."""
@@ -39,6 +40,7 @@ def load_sources(storage: Storage, job: Job) -> Sources:
         optical,
         tuple(radar_scene(item, unit=parameters.s1_unit) for item in radars),
         None if job.labels is None else open_labels(job.labels),
+        elevation_model(parameters),
     )
 
 
@@ -108,12 +110,12 @@ class BlockRun:
         unit = 1 if sys.platform == "darwin" else 1024
         entry.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         if error is not None:
-            entry.error = str(error) or repr(error)
+            entry.error = without_secrets(str(error) or repr(error))
             entry.error_class = type(error).__name__
             if not isinstance(error, LandpatchError):
                 # A fault of landpatch itself: what a report of it needs.
                 frames = "".join(traceback.format_exception(error)[-3:])
-                entry.notes.append(frames)
+                entry.notes.append(without_secrets(frames))
         try:
             self.ledger.update(claim, entry)
         except LandpatchError as unwritable:

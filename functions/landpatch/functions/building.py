@@ -19,9 +19,13 @@ from landpatch.catalog.store import NotFound, Storage, json_bytes
 from landpatch.functions.engines.local import Task, Watcher, run_tasks
 from landpatch.functions.jobs import Entry, Job, Ledger, Parameters, State, blocks_of
 from landpatch.functions.labels import Labels, open_labels
-from landpatch.functions.tile import Sources, check_sources
+from landpatch.functions.tile import Sources, check_sources, elevation_model
 
 Item = Mapping[str, Any]
+
+_WITHOUT_S1 = (
+    "so that every patch would be dropped as NO_S1: give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,8 @@ def build(
     with it. With several scenes a bad one is in ``refused`` and the others are built.
     """
     parameters = parameters or Parameters()
-    if parameters.require_s1 and not all(pair.radars for pair in pairs):
-        raise InvalidParameter(
-            "a Sentinel-2 scene comes without a Sentinel-1 scene, so that every patch would be dropped as NO_S1: "
-            "give Sentinel-1 items, or keep Sentinel-2 alone (--s2-only)"
-        )
+    if parameters.require_s1 and not any(pair.radars for pair in pairs):
+        raise InvalidParameter(f"no Sentinel-2 scene comes with a Sentinel-1 scene, {_WITHOUT_S1}")
     source = None if labels is None else open_labels(labels)
     result = BuildResult()
     planned: list[tuple[Job, ScenePair]] = []
@@ -169,6 +170,8 @@ def _carry_out(
 
 def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collection: str, block_rows: int) -> Job:
     """The job of a pair, after everything that can be checked without reading pixels has been."""
+    if parameters.require_s1 and not pair.radars:
+        raise InvalidItem(f"item {pair.optical.get('id')}: it comes without a Sentinel-1 scene, {_WITHOUT_S1}")
     optical = optical_scene(pair.optical, offset=parameters.boa_offset)
     radars = tuple(radar_scene(item, unit=parameters.s1_unit) for item in pair.radars)
     ids = [optical.item_id, *(radar.item_id for radar in radars)]
@@ -177,7 +180,7 @@ def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collec
             raise InvalidItem(f"item id {item_id!r} cannot be a file name; give the item an id without : and /")
     if len(set(ids)) != len(ids):
         raise InvalidItem(f"item {optical.item_id}: two of its scenes have the same id ({', '.join(ids)})")
-    check_sources(Sources(optical, pair.optical, radars, labels))
+    check_sources(Sources(optical, pair.optical, radars, labels, elevation_model(parameters)))
     return Job(
         scene=optical.scene,
         optical=optical.item_id,

@@ -1,8 +1,10 @@
 """The command ``landpatch``: parses words, calls the library, prints. No logic lives here.
 
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
-succeed; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels; 7 storage; 8 contradicts the dataset;
-9 damaged dataset; 130 interrupted (run the same command again to go on).
+succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
+7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
+12 something that the verb needs is not installed; 20 sen2cor is not there; 21 it failed; 22 it took too long;
+130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -10,15 +12,22 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from landpatch.catalog.errors import Incomplete, LandpatchError
+from landpatch.catalog.errors import Incomplete, InvalidParameter, LandpatchError
 
+if TYPE_CHECKING:
+    from landpatch.catalog.areas import Area
+    from landpatch.catalog.choice import Preference
+
+_Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
+_SHOWN = 10  # problems on the screen; more would hide the first
 
 
 def _verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -82,7 +91,8 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 help="Share from which contains_seasonal_snow stands.",
             ),
             click.option(
-                "--boa-offset",
+                "--offset",
+                "boa_offset",
                 type=click.Choice(["auto", "present", "absent"]),
                 default="auto",
                 show_default=True,
@@ -93,6 +103,19 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 type=click.Choice(["dB", "power"]),
                 help="What Sentinel-1 pixels are, where the item does not tell.",
             ),
+            click.option(
+                "--dem",
+                metavar="SRC",
+                help="Elevation model for Sentinel-1 GRD: a GeoTIFF, a folder of them, a STAC item or collection.",
+            ),
+            click.option(
+                "--dem-heights",
+                type=click.Choice(["geoid", "ellipsoid"]),
+                default="geoid",
+                show_default=True,
+                help="What the heights of --dem are above; Copernicus, SRTM: the geoid.",
+            ),
+            click.option("--dem-sea", is_flag=True, help="Where --dem has no file there is sea (Copernicus GLO-30)."),
             click.option(
                 "--compression",
                 type=click.Choice(["deflate", "zstd"]),
@@ -124,8 +147,165 @@ def _engine_options(function: Callable[..., None]) -> Callable[..., None]:
     )(function)
 
 
-@main.command(epilog=_EXAMPLE + "landpatch build S2.json --s1 S1.json --labels clc2018.parquet --to europe/")
-@click.argument("scenes", nargs=-1, required=True, metavar="S2_ITEM...")
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch discover --source earth-search --tiles 33UUP,33UVP --from 2017-06-01 --to 2017-06-30 -o scenes.json"
+)
+@click.option("--source", required=True, metavar="NAME", help="Catalogue by name or URL, or a file; see the docs.")
+@click.option("--tiles", metavar="TILE,...", help="MGRS tiles, e.g. 33UUP,33UVP.")
+@click.option("--bbox", metavar="W,S,E,N", help="Degrees; all tiles that it touches.")
+@click.option("--area", metavar="FILE", help="GeoJSON, GeoPackage, ...; all tiles that it touches.")
+@click.option("--from", "start", type=click.DateTime(["%Y-%m-%d"]), required=True, help="First day (UTC).")
+@click.option("--to", "end", type=click.DateTime(["%Y-%m-%d"]), required=True, help="Last day (UTC), included.")
+@click.option(
+    "--season",
+    type=click.Choice(["winter", "spring", "summer", "autumn"]),
+    help="Meteorological, of the hemisphere of the tiles: summer is June to August in the north.",
+)
+@click.option("--months", metavar="M,...", help="Only these months, e.g. 6,7,8.")
+@click.option("--max-cloud", type=click.FloatRange(0, 100), default=20, show_default=True, help="Percent of a scene.")
+@click.option("--max-nodata", type=click.FloatRange(0, 100), help="Percent of the tile without data.")
+@click.option("--min-sun", type=float, help="Sun elevation in degrees.")
+@click.option("--min-baseline", type=float, metavar="N", help="Processing baseline, e.g. 5.0.")
+@click.option("--max-baseline", type=float, metavar="N", help="Processing baseline, e.g. 5.11.")
+@click.option(
+    "--per-period",
+    type=click.Choice(["range", "year", "season", "month"]),
+    default="range",
+    show_default=True,
+    help="Take the best scenes of each.",
+)
+@click.option("--best", type=click.IntRange(1), default=1, show_default=True, help="Scenes a tile and period.")
+@click.option("--target-date", metavar="DATE", help="Prefer dates near 2017-06-13, or 06-13 of each year.")
+@click.option("--s1-source", metavar="NAME", help="Catalogue of Sentinel-1. Default: --source.")
+@click.option("--no-s1", is_flag=True, help="Sentinel-2 alone.")
+@click.option("--max-gap-hours", type=click.FloatRange(0), default=138, show_default=True, help="Between S1 and S2.")
+@click.option("--orbit", type=click.Choice(["ascending", "descending"]), help="Orbit direction of Sentinel-1.")
+@click.option("--relative-orbit", type=click.IntRange(1, 175), help="Relative orbit of Sentinel-1.")
+@click.option("--explain", is_flag=True, help="Print rejected scenes too, and why.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line a scene on stdout.")
+@click.option("-o", "--output", required=True, metavar="FILE", help="Scene list to write: a path or s3:// href.")
+@_verb
+def discover(
+    source: str,
+    tiles: str | None,
+    bbox: str | None,
+    area: str | None,
+    start: datetime,
+    end: datetime,
+    season: str | None,
+    months: str | None,
+    s1_source: str | None,
+    no_s1: bool,
+    max_gap_hours: float,
+    orbit: Literal["ascending", "descending"] | None,
+    relative_orbit: int | None,
+    explain: bool,
+    as_json: bool,
+    output: str,
+    **wanted: Any,
+) -> None:
+    """Find scenes, choose the best of each tile and period, pair Sentinel-1 with Sentinel-2.
+
+    Writes a scene list that `landpatch build` takes, and prints what was chosen with score, cloud, coverage,
+    baseline, and gap and coverage of Sentinel-1. Ends with 11 where nothing was chosen (no list is written), with 3
+    where a tile has no scene in a period or a scene no Sentinel-1 scene (the list holds the others).
+    """
+    from landpatch.catalog.discovery import discover as find
+    from landpatch.catalog.discovery import season_months
+    from landpatch.catalog.pairing import PairingLimits
+    from landpatch.catalog.scene_list import write_scene_list
+    from landpatch.catalog.stac_sources import OpticalQuery, SceneSource
+    from landpatch.functions.console import counting, out, say
+
+    where = _area(tiles, bbox, area)
+    if season and months:
+        raise click.UsageError("say either --season or --months")
+    if no_s1 and s1_source:
+        raise click.UsageError("--no-s1 and --s1-source contradict each other")
+    chosen_months = season_months(season, where.tiles) if season else _months(months)
+    optical = SceneSource.open(source)
+    with counting("Searching tiles") as progress:
+        found = find(
+            optical,
+            OpticalQuery(where, start.replace(tzinfo=UTC), _end_of_day(end), months=chosen_months),
+            radar_source=None if no_s1 else SceneSource.open(s1_source) if s1_source else optical,
+            preference=_preference(**wanted),
+            limits=PairingLimits(max_gap_hours, orbit, relative_orbit),
+            progress=progress,
+        )
+    for line in map(json.dumps, found.rows(rejected=explain)) if as_json else found.table(rejected=explain):
+        out(line)
+    for line in found.shortfalls():
+        say(line)
+    if found.pairings:
+        write_scene_list(output, found.document())
+        say(f"{len(found.pairings)} Sentinel-2 scene(s){'' if no_s1 else ' and their Sentinel-1 scenes'} in {output}")
+    error = found.error()
+    if error is not None:
+        raise error
+
+
+def _area(tiles: str | None, bbox: str | None, file: str | None) -> "Area":
+    from landpatch.catalog.areas import Area
+
+    if sum(given is not None for given in (tiles, bbox, file)) != 1:
+        raise click.UsageError("say where with --tiles, --bbox or --area; one of the three")
+    if tiles is not None:
+        return Area.from_tiles(tile for tile in tiles.split(",") if tile.strip())
+    if bbox is not None:
+        return Area.from_bbox(_numbers(bbox, "--bbox", float))
+    return Area.from_file(str(file))
+
+
+def _months(text: str | None) -> frozenset[int]:
+    found = frozenset() if text is None else frozenset(_numbers(text, "--months", int))
+    if not found <= set(range(1, 13)):
+        raise click.UsageError(f"--months {text}: months are 1 to 12")
+    return found
+
+
+def _numbers(text: str, option: str, kind: type[_Number]) -> list[_Number]:
+    try:
+        return [kind(number) for number in text.split(",")]
+    except ValueError as error:
+        raise click.UsageError(f"{option} {text}: expected numbers with commas between") from error
+
+
+def _end_of_day(day: datetime) -> datetime:
+    return day.replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1)
+
+
+def _preference(
+    max_cloud: float,
+    max_nodata: float | None,
+    min_sun: float | None,
+    min_baseline: float | None,
+    max_baseline: float | None,
+    per_period: str,
+    best: int,
+    target_date: str | None,
+) -> "Preference":
+    from landpatch.catalog.choice import Per, Preference, TargetDate
+
+    return Preference(
+        max_cloud=max_cloud / 100,
+        max_nodata=None if max_nodata is None else max_nodata / 100,
+        min_sun=min_sun,
+        min_baseline=min_baseline,
+        max_baseline=max_baseline,
+        per=Per(per_period),
+        best=best,
+        target=None if target_date is None else TargetDate.parse(target_date),
+    )
+
+
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch build scenes.json --labels clc2018.parquet --to europe/\n  "
+    + "landpatch build S2.json --s1 S1.json --labels clc2018.parquet --to europe/"
+)
+@click.argument("scenes", nargs=-1, required=True, metavar="SCENES...")
 @click.option("--s1", "radars", multiple=True, metavar="S1_ITEM", help="Sentinel-1 item; may be given several times.")
 @click.option(
     "--labels", metavar="SRC", help="Label source: prepared, or a CORINE file, which is prepared into DEST/labels."
@@ -147,31 +327,33 @@ def build(
     collection: str,
     block_rows: int,
     s2_only: bool,
+    dem: str | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
     """Cut scenes into patches and catalogue them.
 
-    S2_ITEM is the STAC item of a Sentinel-2 scene (a file, http(s):// or s3://) or a SAFE folder. All Sentinel-1
-    items given belong to all S2 items given. What is done is not done again.
+    SCENES is a scene list (the scenes.json that `landpatch discover` writes), or the STAC item of a Sentinel-2 scene
+    (a file, http(s):// or s3://), or a SAFE folder or zip. All Sentinel-1 items given with --s1, or SAFE folders of
+    GRD products, belong to all S2 items given. What is done is not done again.
     """
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
     from landpatch.functions.console import BuildDisplay
+    from landpatch.functions.hrefs import absolute
     from landpatch.functions.jobs import Parameters
-    from landpatch.functions.sources import prepared_labels, read_scene
+    from landpatch.functions.sources import prepared_labels, read_pairs
 
     if (labels is None) == (not no_labels):
         raise click.UsageError("say where labels come from with --labels SRC, or --no-labels; one of the two")
-    beside = tuple(read_scene(href) for href in radars)
-    pairs = [ScenePair(read_scene(href), beside) for href in scenes]
+    pairs = [ScenePair(*pair) for pair in read_pairs(scenes, radars)]
     source = None if labels is None else prepared_labels(labels, destination)
     with BuildDisplay() as display:
         result = build_dataset(
             pairs,
             destination,
             labels=source,
-            parameters=Parameters(require_s1=not s2_only, **parameters),
+            parameters=Parameters(require_s1=not s2_only, dem=None if dem is None else absolute(dem), **parameters),
             collection=collection,
             block_rows=block_rows,
             workers=workers,
@@ -247,20 +429,190 @@ def status(dataset: str, as_json: bool) -> None:
     )
 
 
-@main.command(epilog=_EXAMPLE + "landpatch serve europe/ --port 8000")
+@main.command(epilog=_EXAMPLE + "landpatch l2a S2A_MSIL1C_20170613T101031_N0500_R022_T33UUP.SAFE --to l2a/")
+@click.argument("sources", nargs=-1, required=True, metavar="L1C.SAFE...")
+@click.option("--to", "destination", type=click.Path(file_okay=False), help="Folder. Default: beside each product.")
+@click.option(
+    "--sen2cor", "program", metavar="PATH", help="L2A_Process. Default: $LANDPATCH_L2A_PROCESS, PATH, home."
+)
+@click.option("--resolution", type=click.Choice(["10"]), help="Passed on to sen2cor. Default: all that it makes.")
+@click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=7200, show_default=True, help="Seconds a product."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each product's STAC item as a JSON line on stdout.")
+@_verb
+def l2a(
+    sources: tuple[str, ...],
+    destination: str | None,
+    program: str | None,
+    resolution: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Make L2A products of L1C SAFE folders or zips, with your own sen2cor.
+
+    Prints the path of each product's STAC item, which `landpatch build` takes. What is done is not done again; the
+    L1C products are not changed.
+    """
+    from landpatch.functions.console import counting, out, say
+    from landpatch.functions.l2a import correct_all
+
+    result = correct_all(
+        sources,
+        destination,
+        program=program,
+        resolution=None if resolution is None else int(resolution),
+        timeout=timeout,
+        watch=counting,
+    )
+    for product in result.products:
+        if product.warning:
+            say(f"warning: {product.warning}")
+        say(f"{product.folder}: {'made' if product.changed else 'there already'}; log: {product.log}")
+        out(json.dumps(product.item) if as_json else str(product.item_path))
+    if len(sources) == 1:
+        for error in result.refused.values():
+            raise error
+    for source, error in result.refused.items():
+        say(f"refused {source}: {error}")
+    if result.refused:
+        raise Incomplete(f"{len(result.refused)} of {len(sources)} products did not succeed; the others are complete")
+
+
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch download https://stac.example.org --split train --label 'Inland wetlands' --max 500 -o peat/\n  "
+    + 'landpatch download s3://bucket/europe --filter "eo:cloud_cover < 1" --layout lmdb -o clear.lmdb'
+)
+@click.argument("url")
+@click.option("-o", "--output", "destination", required=True, metavar="DEST", help="Local folder.")
+@click.option("--bbox", metavar="W,S,E,N", help="Degrees; what touches the box.")
+@click.option("--datetime", "when", metavar="WHEN", help="2017-06, 2017-06-01/2017-06-30, 2017/.., ...")
+@click.option("--filter", "condition", metavar="CQL2", help="Condition in CQL2, text or JSON.")
+@click.option("--collections", multiple=True, metavar="ID,...", help="Collections; may be given several times.")
+@click.option("--ids", multiple=True, metavar="ID,...", help="Items; may be given several times. @FILE: one a line.")
+@click.option("--split", help="Patches of this split: train, validation or test.")
+@click.option("--label", "labels", multiple=True, help="Patches with this label; several: with all of them.")
+@click.option("--country", help="Patches in this country.")
+@click.option("--max", "maximum", type=click.IntRange(1), help="At most so many items, in the catalogue's order.")
+@click.option(
+    "--assets", multiple=True, metavar="KEY,...", help="Files wanted, by asset key. Default: a patch's five."
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["dataset", "folders", "lmdb"]),
+    default="dataset",
+    show_default=True,
+    help="landpatch's own layout, the official folder tree, or an LMDB.",
+)
+@click.option(
+    "--connections", type=click.IntRange(1, 64), default=8, show_default=True, help="To one host, at a time."
+)
+@click.option(
+    "--max-bytes", type=click.IntRange(1), default=4 * 2**30, show_default="4 GiB", help="Of the largest file taken."
+)
+@click.option("--trust", multiple=True, metavar="HOST", help="Let hrefs lead to this host although it is private.")
+@click.option("--verify", is_flag=True, help="Read every file that is there again, not only those that changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def download(
+    url: str,
+    destination: str,
+    when: str | None,
+    condition: str | None,
+    collections: tuple[str, ...],
+    ids: tuple[str, ...],
+    assets: tuple[str, ...],
+    connections: int,
+    max_bytes: int,
+    as_json: bool,
+    layout: Literal["dataset", "folders", "lmdb"],
+    trust: tuple[str, ...],
+    verify: bool,
+    **words: Any,
+) -> None:
+    """Take a part of a catalogue home, as a dataset of its own.
+
+    URL is a STAC API, or a dataset in a folder, on S3 or on a web server. The choice is made by the first run; the
+    same command again fetches what is missing or broken, and nothing else.
+    """
+    from landpatch.catalog.selection import Question
+    from landpatch.catalog.subset import download as fetch
+    from landpatch.catalog.transfer import Manners
+    from landpatch.functions.console import out, say, transferring
+
+    question = Question.of(
+        datetime=when, filter=condition, collections=_listed(collections), ids=_listed(ids), **words
+    )
+    with transferring("Downloading") as show:
+        outcome = fetch(
+            url,
+            destination,
+            question,
+            layout=layout,
+            assets=_listed(assets),
+            manners=Manners(per_host=connections, largest=max_bytes),
+            trust=trust,
+            verify=verify,
+            progress=lambda news: show(news.done, news.total, news.bytes),
+        )
+    if as_json:
+        out(json.dumps({"destination": destination, **asdict(outcome)}))
+    say(f"{outcome.items:,} items in {destination}; {outcome.fetched:,} files fetched, {outcome.bytes / 1e6:,.1f} MB")
+    for reason in [*outcome.refused.values(), *outcome.problems.values()][:_SHOWN]:
+        say(f"not taken: {reason}")
+    outcome.check()
+
+
+def _listed(words: tuple[str, ...]) -> list[str]:
+    """Values of an option that takes several at once, or a file of them."""
+    values: list[str] = []
+    for word in words:
+        if word.startswith("@"):
+            try:
+                values += Path(word[1:]).read_text("utf-8").split()
+            except (OSError, UnicodeDecodeError) as error:
+                raise InvalidParameter(f"{word[1:]} cannot be read: {error}") from error
+        else:
+            values += [value.strip() for value in word.split(",") if value.strip()]
+    return values
+
+
+@main.command(epilog=_EXAMPLE + "landpatch serve europe/ --open")
 @click.argument("datasets", nargs=-1, required=True, metavar="DATASET...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; 0.0.0.0: all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any that is free.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
+@click.option("--browser/--no-browser", default=True, help="With STAC Browser, got and built the first time.")
+@click.option(
+    "--basemap",
+    metavar="URL",
+    help="Map tiles under the patches, as https://tile.openstreetmap.org/{z}/{x}/{y}.png. Default: none.",
+)
+@click.option("--open", "open_page", is_flag=True, help="Open it in your web browser.")
 @click.option("--json-log", is_flag=True, help="One line of JSON a request on stdout.")
 @_verb
-def serve(datasets: tuple[str, ...], host: str, port: int, json_log: bool) -> None:
-    """Search datasets where they lie, on disk or on S3, through a STAC API.
+def serve(datasets: tuple[str, ...], **options: Any) -> None:
+    """Search datasets and look at them where they lie, on disk or on S3: STAC Browser, STAC API and previews.
 
-    Needs no database. Clients find the API with pystac-client, QGIS, STAC Browser; Ctrl-C ends it.
+    Needs no database. The one address is for people, who get STAC Browser, and for programs: pystac-client, QGIS and
+    their like find the STAC API there.
     """
     from landpatch.functions.serving import serve as serve_datasets
 
-    serve_datasets(datasets, host=host, port=port, json_log=json_log)
+    serve_datasets(datasets, **options)
+
+
+@main.command(epilog=_EXAMPLE + "landpatch browser")
+@_verb
+def browser() -> None:
+    """Get STAC Browser from the npm registry and build it now; `serve` does so when first needed.
+
+    Takes a few minutes and Node.js, once. Prints the folder of its files.
+    """
+    from landpatch.catalog.browser import build_browser
+    from landpatch.functions.console import counting, out
+
+    out(str(build_browser(counting)))
 
 
 @main.group()

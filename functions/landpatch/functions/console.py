@@ -4,13 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from landpatch.functions.engines.local import Task
 from landpatch.functions.jobs import Entry, State
-from landpatch.functions.tile import Progress as BlockProgress
+
+if TYPE_CHECKING:  # a verb that builds nothing must not wait seconds for what building needs
+    from landpatch.functions.engines.local import Task
+    from landpatch.functions.tile import Progress as BlockProgress
 
 _LINE_SECONDS = 10.0  # between plain lines of one piece of work
 
@@ -58,6 +61,41 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield line
 
 
+@contextmanager
+def transferring(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A callback ``(done, total, bytes)`` that shows itself with rate and time left, as ``counting`` does."""
+    begun = said = time.monotonic()
+    first: tuple[float, int] | None = None
+
+    def rate(done: int, size: int) -> tuple[str, float]:
+        """What to show, and seconds a file: from the first one on, which earlier runs and searching precede."""
+        nonlocal first
+        now = time.monotonic()
+        first = first or (now, done)
+        passed = max(now - first[0], 1e-3)
+        return f"{size / 1e6:,.1f} MB, {size / 1e6 / passed:,.1f} MB/s", passed / max(done - first[1], 1)
+
+    if stderr.is_terminal:
+        with _bars() as bars:
+            task = bars.add_task(what, total=None, note="", visible=False)
+
+            def show(done: int, total: int, size: int) -> None:
+                visible = time.monotonic() - begun > 2
+                bars.update(task, completed=done, total=total, note=rate(done, size)[0], visible=visible)
+
+            yield show
+    else:
+
+        def line(done: int, total: int, size: int) -> None:
+            nonlocal said
+            text, seconds = rate(done, size)
+            if time.monotonic() - said >= _LINE_SECONDS:
+                said = time.monotonic()
+                say(f"{what}: {done:,} of {total:,}, {text}, about {seconds * (total - done):,.0f} s left")
+
+        yield line
+
+
 class BuildDisplay:
     """Shows a build's blocks; a context manager, called as the engine's watcher."""
 
@@ -75,9 +113,9 @@ class BuildDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def __call__(self, task: Task, news: BlockProgress | Entry | None) -> None:
+    def __call__(self, task: "Task", news: "BlockProgress | Entry | None") -> None:
         """Show what the engine tells."""
-        if isinstance(news, BlockProgress):
+        if news is not None and not isinstance(news, Entry):
             self._progress(task, news)
             return
         if self._bars is not None and task.name in self._tasks:
@@ -90,7 +128,7 @@ class BuildDisplay:
         else:
             say(f"{task.name}: {news.state}: {news.error or 'interrupted'}")
 
-    def _progress(self, task: Task, news: BlockProgress) -> None:
+    def _progress(self, task: "Task", news: "BlockProgress") -> None:
         note = f"{news.kept:,} kept"
         if self._bars is not None:
             if task.name not in self._tasks:

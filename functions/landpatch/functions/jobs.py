@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter, LandpatchError
 from landpatch.catalog.grid import TILE_PATCHES
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.scenes import OffsetChoice, RadarUnit
 from landpatch.catalog.store import NotFound, Storage, json_bytes
+
+HeightsAbove = Literal["geoid", "ellipsoid"]
 
 LEASE_SECONDS = 900
 """How long a silent worker is believed to be alive: the longest that a Lambda function may run."""
@@ -54,6 +56,8 @@ class Parameters:
     ``max_cloud`` (cloud and shadow) and ``max_snow``: shares above which patches are dropped (None: never).
     ``cloud_flag``, ``snow_flag``: shares from which the official flags stand.
     ``boa_offset``, ``s1_unit``: overrule what items say of their pixels.
+    ``dem``: href of the elevation model by which GRD products are terrain-corrected; its heights are above the geoid
+    or the ellipsoid (``dem_heights``); ``dem_sea``: where it has no file there is sea.
     """
 
     max_unlabelled: float = 0.25
@@ -67,6 +71,9 @@ class Parameters:
     thumbnails: bool = False
     boa_offset: OffsetChoice = "auto"
     s1_unit: RadarUnit | None = None
+    dem: str | None = None
+    dem_heights: HeightsAbove = "geoid"
+    dem_sea: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_unlabelled", "max_cloud", "max_snow", "cloud_flag", "snow_flag"):
@@ -79,6 +86,7 @@ class Parameters:
             ("compression", ("deflate", "zstd")),
             ("boa_offset", ("auto", "present", "absent")),
             ("s1_unit", (None, "dB", "power")),
+            ("dem_heights", ("geoid", "ellipsoid")),
         ):
             if getattr(self, name) not in known:
                 raise InvalidParameter(f"{name} is one of {known}, not {getattr(self, name)!r}")
@@ -220,7 +228,7 @@ class Ledger:
         if self.storage.create(path, json_bytes(document)):
             return True
         there = self.storage.get_json(path)
-        if there == document:
+        if there == document or Job.from_document(there) == job:  # recorded when parameters were fewer
             return False
         differing = sorted(key for key in document if there.get(key) != document[key])
         details = "; ".join(f"{key} was {there.get(key)!r}, now {document[key]!r}" for key in differing)

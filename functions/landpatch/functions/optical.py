@@ -23,6 +23,7 @@ from rasterio.windows import Window
 from landpatch.catalog.bands import PatchAsset, optical_bands
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid
+from landpatch.catalog.safe import verify_zip_member
 from landpatch.catalog.scenes import BandAsset, OpticalScene
 from landpatch.functions.raster import gdal_environment, open_raster
 
@@ -77,6 +78,8 @@ class _Band:
         Not on GDAL's own threads: what goes wrong there is lost, and a truncated file would read as zeros. Each
         thread opens the file for itself, since a handle is not shared.
         """
+        if self.asset.href.startswith("zip:"):
+            verify_zip_member(self.asset.href)
         whole = np.empty((self.dataset.height, self.dataset.width), np.uint16)
         windows = [window for _, window in self.dataset.block_windows(1)]
         threads = min(os.cpu_count() or 1, len(windows))
@@ -92,10 +95,13 @@ class _Band:
 
     def _read(self, dataset: rasterio.DatasetReader, window: Window, out: NDArray[Any]) -> None:
         try:
-            if out.flags.c_contiguous:
-                dataset.read(1, window=window, out=out)
+            number = self.asset.band or 1
+            if np.dtype(dataset.dtypes[number - 1]).kind == "i":
+                out[...] = _unsigned(dataset.read(number, window=window), dataset.nodatavals[number - 1])
+            elif out.flags.c_contiguous:
+                dataset.read(number, window=window, out=out)
             else:
-                out[...] = dataset.read(1, window=window, out_dtype=out.dtype)
+                out[...] = dataset.read(number, window=window, out_dtype=out.dtype)
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise UnreadableAsset(
@@ -167,8 +173,8 @@ class OpticalReader:
         self._scl.read(rows.start * self._scl.pixels, 0, out)
         return out
 
-    def verify_offset(self) -> str:
-        """Check on the pixels what the metadata says about the radiometric offset.
+    def verify_offset(self, *, overruled: bool = False) -> str:
+        """Check on the pixels what the metadata says about the radiometric offset; ``overruled``: only look.
 
         Looks at windows spread over the scene, in clear pixels where there is a scene classification. Returns what
         was seen, as text. Raises InvalidScene when the darkest pixels contradict the metadata.
@@ -178,6 +184,8 @@ class OpticalReader:
             return "too few clear pixels to check the offset"
         present = self.scene.offset.present
         seen = f"0.1 percentile of clear pixels {darkest:.0f}"
+        if overruled:
+            return seen
         if present and darkest < _WITHOUT_OFFSET:
             found, remedy = f"below {_WITHOUT_OFFSET}: the 1000 is not there", "absent"
         elif not present and darkest >= _WITH_OFFSET:
@@ -187,7 +195,7 @@ class OpticalReader:
         raise InvalidScene(
             f"item {self.scene.item_id}: its metadata says that the offset of 1000 is "
             f"{'present' if present else 'absent'} ({self.scene.offset.reason}), but the {seen}, {found}. "
-            f"Nothing was guessed; say which is right with --boa-offset {remedy} (or "
+            f"Nothing was guessed; say which is right with --offset {remedy} (or "
             f"{'present' if present else 'absent'}, if the scene really is that "
             f"{'dark' if present else 'bright'})"
         )
@@ -206,9 +214,12 @@ class OpticalReader:
                 f"{what}: its pixels are {abs(transform.a):g} x {abs(transform.e):g} m, {name} must have "
                 f"{resolution} m, north up; give the band at its native resolution"
             )
-        if dataset.count != 1 or np.dtype(dataset.dtypes[0]).kind not in "ui":
+        number = asset.band or 1
+        enough = dataset.count == 1 if asset.band is None else dataset.count >= number
+        if not enough or np.dtype(dataset.dtypes[number - 1]).kind not in "ui":
             raise InvalidScene(
-                f"{what}: it has {dataset.count} band(s) of {dataset.dtypes[0]}, expected one band of integers"
+                f"{what}: it has {dataset.count} band(s) of {dataset.dtypes[0]}, expected one band of integers, or "
+                "bands that the item names"
             )
         row, column = (self.grid.uly - transform.f) / -resolution, (self.grid.ulx - transform.c) / resolution
         if row != int(row) or column != int(column):
@@ -276,6 +287,16 @@ class OpticalReader:
         if self._scl is not None:
             self._scl.read(down // 20, right // 20, classes)
         return np.isin(classes, _CLEAR)
+
+
+def _unsigned(values: NDArray[Any], nodata: float | None) -> NDArray[Any]:
+    """Signed pixels on the scale of unsigned ones: 0 and the file's nodata are 0; a negative reflectance, which
+    sources have that took the offset away in signed numbers, is 1, as where landpatch takes it away.
+    """
+    empty = values == 0
+    if nodata is not None:
+        empty |= values == nodata
+    return np.where(empty, 0, np.clip(values.astype(np.int64), 1, 65535))
 
 
 @njit(cache=True, nogil=True)

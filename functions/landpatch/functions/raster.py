@@ -1,6 +1,7 @@
 """Opening the rasters of a scene, wherever they lie, and nothing but rasters.
 
-An href is a local path, ``file://``, ``http(s)://`` or ``s3://``. GDAL would take much more (virtual file systems,
+An href is a local path, ``file://``, ``http(s)://``, ``s3://``, or a member of a local zip (``zip://``, as the SAFE
+reader writes it). GDAL would take much more (virtual file systems,
 VRT documents inside the name): an href from a catalogue is not trusted with any of it, and only GeoTIFF and
 JPEG 2000 drivers are let near the file.
 """
@@ -15,6 +16,8 @@ import rasterio
 from rasterio.errors import RasterioError
 
 from landpatch.catalog.errors import InvalidItem, UnreadableAsset
+from landpatch.catalog.safe import split_zip_href
+from landpatch.catalog.signing import signed_href, without_secrets
 
 _JPEG_2000 = (".jp2", ".j2k")
 
@@ -53,7 +56,7 @@ def gdal_environment() -> Iterator[None]:
 
 
 def gdal_path(href: str) -> str:
-    """The name under which GDAL opens ``href``. Raises InvalidItem for anything but the four kinds of href."""
+    """The name under which GDAL opens ``href``. Raises InvalidItem for anything but the five kinds of href."""
     try:
         parts = urlsplit(href)
     except ValueError as error:
@@ -62,6 +65,9 @@ def gdal_path(href: str) -> str:
         return f"/vsicurl/{href}"
     if parts.scheme == "s3" and parts.netloc:
         return f"/vsis3/{parts.netloc}{unquote(parts.path)}"
+    if parts.scheme == "zip":
+        archive, member = split_zip_href(href)
+        return f"/vsizip/{{{gdal_path(str(archive))}}}/{member}"
     if parts.scheme == "file":
         href = unquote(parts.path)
     elif parts.scheme and len(parts.scheme) > 1:  # one letter: a Windows drive
@@ -75,11 +81,12 @@ def gdal_path(href: str) -> str:
 
 def open_raster(href: str) -> rasterio.DatasetReader:
     """Open a GeoTIFF or JPEG 2000 file for reading. Raises InvalidItem (bad href), UnreadableAsset."""
-    path = gdal_path(href)
+    path = gdal_path(signed_href(href))
     driver = "JP2OpenJPEG" if urlsplit(href).path.lower().endswith(_JPEG_2000) else "GTiff"
     try:
         return rasterio.open(path, driver=driver)
     except RasterioError as error:
         raise UnreadableAsset(
-            f"{href} cannot be opened as GeoTIFF or JPEG 2000 ({error}); is it there, complete and readable?"
+            f"{href} cannot be opened as GeoTIFF or JPEG 2000 ({without_secrets(str(error))}); is it there, "
+            "complete and readable?"
         ) from error

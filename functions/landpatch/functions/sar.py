@@ -1,13 +1,14 @@
 """Sentinel-1 on the patch grid of a tile: VV and VH as float32 decibel.
 
-Takes terrain-corrected scenes in linear power or in decibel, on any grid. Pixels are averaged in power, never in
-decibel (the logarithm of a mean is not the mean of logarithms), and only where the grids do not coincide. What the
-backscatter is (sigma0, gamma0) stays as it was: the scene says it.
+Takes terrain-corrected scenes in linear power or in decibel, on any grid; GRD products are left to ``sar_grd``.
+Pixels are averaged in power, never in decibel (the logarithm of a mean is not the mean of logarithms), and only where
+the grids do not coincide. What the backscatter is (sigma0, gamma0) stays as it was: the scene says it.
 """
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import rasterio
@@ -15,14 +16,65 @@ from affine import Affine
 from numba import njit
 from numpy.typing import NDArray
 
-from landpatch.catalog.errors import InvalidScene
+from landpatch.catalog.errors import InvalidParameter, InvalidScene
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.scenes import RadarScene
+from landpatch.functions.jobs import HeightsAbove
 from landpatch.functions.raster import open_raster
 from landpatch.functions.warp import Float32, TileSampler
 
 POWER_FLOOR = 1e-7
 """Power below this (also zero, and negative after noise removal) counts as this: -70 dB, far below the noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElevationModel:
+    """Where the height of the ground comes from, which GRD products need.
+
+    ``source``: href of a GeoTIFF in any CRS, of a STAC item or item collection (.json, .geojson), or a folder of
+    GeoTIFFs. ``heights``: what they are above. ``sea``: where the model has no file there is sea, as in Copernicus
+    GLO-30, which has none for open sea; else a model that does not cover the tile is an error.
+    """
+
+    source: str
+    heights: HeightsAbove = "geoid"
+    sea: bool = False
+
+
+class RadarStrips(Protocol):
+    """What reads a scene on the patch grid of a tile; see RadarReader."""
+
+    @property
+    def aligned(self) -> bool:
+        """Whether pixels are on the tile's own grid."""
+
+    def strip(self, rows: range, out: Float32) -> None:
+        """Read some patch rows as decibel."""
+
+    def close(self) -> None:
+        """Close all files."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def open_radar(scene: RadarScene, grid: TileGrid, model: ElevationModel | None) -> RadarStrips:
+    """The reader for a scene; ``model`` is needed for GRD products. Raises what readers raise, InvalidParameter."""
+    if scene.grd is None:
+        return RadarReader(scene, grid)
+    if model is None:
+        raise InvalidParameter(
+            f"Sentinel-1 scene {scene.item_id} is a GRD product in radar geometry, which needs the height of the "
+            "ground: give an elevation model with --dem (a GeoTIFF, a folder of them, or the STAC items of "
+            "Copernicus GLO-30), or use a terrain-corrected product such as sentinel-1-rtc"
+        )
+    # Here, because few builds need it: its compiled functions take a while to load.
+    from landpatch.functions.sar_grd.reader import GrdReader
+
+    return GrdReader(scene, grid, model)
 
 
 class RadarReader:
@@ -40,8 +92,11 @@ class RadarReader:
             vh = opened.enter_context(open_raster(scene.vh))
             for href, dataset in ((scene.vv, vv), (scene.vh, vh)):
                 _check(scene, href, dataset)
-            self._samplers = [TileSampler(vv, grid, nodata=scene.nodata)]
-            self._samplers.append(TileSampler(vh, grid, nodata=scene.nodata, lattice=self._samplers[0].lattice))
+            first, second = scene.bands or (1, 1)
+            self._samplers = [TileSampler(vv, grid, first, nodata=scene.nodata)]
+            self._samplers.append(
+                TileSampler(vh, grid, second, nodata=scene.nodata, lattice=self._samplers[0].lattice)
+            )
             self._stack = opened.pop_all()
 
     @property
@@ -86,8 +141,11 @@ def _check(scene: RadarScene, href: str, dataset: rasterio.DatasetReader) -> Non
         )
     if dataset.crs is None or dataset.transform == Affine.identity() or dataset.transform.is_degenerate:
         raise InvalidScene(f"{what} has no CRS or no geotransform; geocode it first")
-    if dataset.count != 1:
-        raise InvalidScene(f"{what} has {dataset.count} bands; one file per polarisation is needed, with one band")
+    if dataset.count != (1 if scene.bands is None else 2):
+        raise InvalidScene(
+            f"{what} has {dataset.count} bands; a file per polarisation is needed, with one band, or one file of two "
+            "bands that the item names VV and VH"
+        )
     if np.dtype(dataset.dtypes[0]).kind not in "fiu":
         raise InvalidScene(f"{what} has pixels of type {dataset.dtypes[0]}; backscatter as real numbers is needed")
 

@@ -1,34 +1,89 @@
-"""A process that serves datasets: the STAC API under uvicorn."""
+"""A process that serves datasets: STAC API, STAC Browser and previews under uvicorn."""
 
 import logging
 import socket
 import sys
+import threading
+import webbrowser
 from collections.abc import Sequence
+from typing import Any
 
-from landpatch.catalog.errors import InvalidParameter
-from landpatch.functions.console import say
+from landpatch.catalog.browser import build_browser, cached_browser
+from landpatch.catalog.errors import InvalidParameter, LandpatchError, MissingComponent
+from landpatch.functions.console import counting, say
 
 
-def serve(datasets: Sequence[str], *, host: str, port: int, json_log: bool) -> None:
+def serve(
+    datasets: Sequence[str],
+    *,
+    host: str,
+    port: int,
+    json_log: bool = False,
+    browser: bool = True,
+    basemap: str | None = None,
+    open_page: bool = False,
+) -> None:
     """Serve until interrupted; ``port`` 0 takes a free one. The address is printed once the API answers.
 
-    Raises InvalidParameter (address in use, extra not installed), StorageError, InvalidDataset.
+    ``browser``: with STAC Browser, which the first time is built meanwhile. ``basemap`` is the address of map tiles
+    (``{z}``, ``{x}``, ``{y}``) for its maps. ``open_page`` opens the address in the user's web browser.
+
+    Raises InvalidParameter (address in use), MissingComponent (extra not installed), StorageError, InvalidDataset.
     """
     try:
         import uvicorn
 
         from landpatch.catalog.api import Settings, create_app
+        from landpatch.catalog.service import BrowserSite, add_browser, add_previews
     except ModuleNotFoundError as error:
-        raise InvalidParameter(f"{error.name} is missing: pip install 'landpatch[server]'") from error
+        raise MissingComponent(
+            f"`landpatch serve` needs the package {error.name}: pip install 'landpatch[server]'"
+        ) from error
 
     _log_to_streams(json_log)
-    listening = _listening(host, port)
-    app = create_app(datasets, Settings(access_log=json_log))
-    address = f"[{host}]" if ":" in host else host
-    items = sum(len(dataset.snapshot()) for dataset in app.state.datasets.values())
-    say(f"{items:,} patches: STAC API at http://{address}:{listening.getsockname()[1]}/")
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
-    uvicorn.Server(config).run(sockets=[listening])
+    with _listening(host, port) as listening:
+        app = create_app(datasets, Settings(access_log=json_log, previews=True))
+        add_previews(app)
+        stop = threading.Event()
+        builder = None
+        if browser:
+            site = BrowserSite(title=_title(app), basemap=basemap)
+            add_browser(app, site)
+            if (files := cached_browser()) is not None:
+                site.show(files)
+            else:
+                builder = threading.Thread(target=_build_meanwhile, args=(site, stop), name="landpatch-browser")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/"
+        items = sum(len(dataset.snapshot()) for dataset in app.state.datasets.values())
+        say(f"{items:,} patches: {'STAC Browser and API' if browser else 'STAC API'} at {url} (Ctrl-C ends it)")
+        if open_page:
+            webbrowser.open(url)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+        try:
+            if builder is not None:
+                builder.start()
+            uvicorn.Server(config).run(sockets=[listening])
+        except KeyboardInterrupt:  # uvicorn has closed everything, and hands the signal on
+            say("landpatch: stopped")
+        finally:
+            stop.set()
+            if builder is not None:
+                builder.join()
+
+
+def _title(app: Any) -> str:
+    collections = [dataset.snapshot().collection for dataset in app.state.datasets.values()]
+    return str(collections[0].get("title", "landpatch")) if len(collections) == 1 else "landpatch"
+
+
+def _build_meanwhile(site: Any, stop: threading.Event) -> None:
+    try:
+        site.show(build_browser(counting, stop))
+        say("STAC Browser is ready")
+    except LandpatchError as error:
+        site.explain(str(error))
+        if not stop.is_set():
+            say(f"landpatch: {error}\nThe API and previews work without it.")
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -37,7 +92,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen(2048)  # whoever reads the address may connect at once, and waits
+        listening.listen(2048)  # who comes while datasets are loading waits; a second server is refused
     except OSError as error:
         listening.close()
         raise InvalidParameter(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error

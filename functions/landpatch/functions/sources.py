@@ -1,42 +1,54 @@
-"""What a user names on the command line, read: scene items and SAFE folders, label files."""
+"""What a user names on the command line, read: scene items and SAFE products, scene lists, label files."""
 
 import hashlib
-import urllib.request
-from http.client import HTTPException
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import orjson
 
-from landpatch.catalog.errors import InvalidItem, InvalidLabels, StorageError, UnreadableAsset
+from landpatch.catalog.errors import InvalidItem, InvalidLabels, InvalidParameter
+from landpatch.catalog.radar_safe import is_radar_safe, radar_safe_item
 from landpatch.catalog.safe import is_safe, safe_item
+from landpatch.catalog.scene_list import is_scene_list, scene_pairs
 from landpatch.catalog.scenes import with_absolute_hrefs
+from landpatch.catalog.signing import unsigned
 from landpatch.catalog.store import Storage
+from landpatch.functions.hrefs import is_remote, local_path, read_bytes
 from landpatch.functions.labels import open_labels
 
-_TIMEOUT = 60.0
+Item = Mapping[str, Any]
+
+
+def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[Item, tuple[Item, ...]]]:
+    """What ``build`` is given: Sentinel-2 items, each with its Sentinel-1 items, in the order of ``scenes``.
+
+    Each of ``scenes`` is a Sentinel-2 scene, to which all of ``radars`` belong, or a scene list, which says itself
+    what belongs together. Raises InvalidItem, UnreadableAsset; InvalidParameter for a scene list beside ``radars``.
+    """
+    given = tuple(read_scene(href) for href in radars)
+    pairs: list[tuple[Item, tuple[Item, ...]]] = []
+    for href in scenes:
+        document = _document(href)
+        if not is_scene_list(document):
+            pairs.append((_item(document, href), given))
+            continue
+        if radars:
+            raise InvalidParameter(
+                f"{href} is a scene list, which says itself what Sentinel-1 scenes belong to it: leave --s1 out, or "
+                "add the items to the list"
+            )
+        listed = scene_pairs(document, _base(href))
+        pairs += [(unsigned(optical), tuple(map(unsigned, beside))) for optical, beside in listed]
+    return pairs
 
 
 def read_scene(href: str) -> dict[str, Any]:
-    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder.
+    """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder or zip.
 
     Raises InvalidItem (no item), UnreadableAsset (not there).
     """
-    remote = href.startswith(("http://", "https://", "s3://"))
-    if not remote and _local(href).is_dir():
-        if not is_safe(_local(href)):
-            raise InvalidItem(f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml or MTD_MSIL1C.xml in it)")
-        return safe_item(_local(href))
-    base = href if remote else str(_local(href))
-    try:
-        document = orjson.loads(_bytes(href))
-    except orjson.JSONDecodeError as error:
-        raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
-    if not isinstance(document, dict) or document.get("type") != "Feature":
-        kind = document.get("type") if isinstance(document, dict) else type(document).__name__
-        raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
-    return with_absolute_hrefs(document, base)
+    return _item(_document(href), href)
 
 
 def prepared_labels(source: str, destination: str) -> str:
@@ -78,21 +90,33 @@ def _fingerprint(path: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def _local(href: str) -> Path:
-    path = unquote(urlsplit(href).path) if href.startswith("file://") else href
-    return Path(path).absolute()
-
-
-def _bytes(href: str) -> bytes:
-    scheme = href.partition("://")[0]
+def _document(href: str) -> Any:
+    """What lies at ``href``: the JSON there, or the item of a SAFE folder or zip."""
+    remote = is_remote(href)
+    if not remote and local_path(href).is_dir():
+        if is_radar_safe(local_path(href)):
+            return radar_safe_item(local_path(href))
+        if not is_safe(local_path(href)):
+            raise InvalidItem(
+                f"{href} is a folder, but no SAFE product (no MTD_MSIL2A.xml, MTD_MSIL1C.xml or manifest.safe in it)"
+            )
+        return safe_item(local_path(href))
+    if href.lower().endswith(".zip"):
+        if remote:
+            raise InvalidItem(f"{href}: a SAFE product is read from this machine; download the zip first")
+        return safe_item(local_path(href))
     try:
-        if scheme in ("http", "https"):
-            with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
-                content: bytes = answer.read()
-                return content
-        if scheme == "s3":
-            parent, _, name = href.rpartition("/")
-            return Storage.open(parent).get(name)
-        return _local(href).read_bytes()
-    except (OSError, HTTPException, ValueError, StorageError) as error:
-        raise UnreadableAsset(f"the item {href} cannot be read: {error}") from error
+        return orjson.loads(read_bytes(href))
+    except orjson.JSONDecodeError as error:
+        raise InvalidItem(f"{href} is not JSON ({error}); a scene is given as STAC item or SAFE folder") from error
+
+
+def _item(document: Any, href: str) -> dict[str, Any]:
+    if not isinstance(document, dict) or document.get("type") != "Feature":
+        kind = document.get("type") if isinstance(document, dict) else type(document).__name__
+        raise InvalidItem(f"{href} is no STAC item: its type is {kind!r}, expected 'Feature'")
+    return unsigned(with_absolute_hrefs(document, _base(href)))
+
+
+def _base(href: str) -> str:
+    return href if is_remote(href) else str(local_path(href))

@@ -6,13 +6,12 @@ writes the same objects.
 """
 
 import hashlib
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +32,7 @@ from landpatch.catalog.items import (
     patch_table,
     thumbnail_href,
 )
+from landpatch.catalog.renderings import TRUE_COLOUR, picture, png
 from landpatch.catalog.scenes import OpticalScene, RadarScene, by_time_gap, sensing_time
 from landpatch.catalog.schemas import validate_item
 from landpatch.catalog.store import Storage
@@ -41,7 +41,7 @@ from landpatch.functions.labels import Labels, count_classes
 from landpatch.functions.optical import OpticalReader
 from landpatch.functions.quality import Reason, classify, official_flags, reasons
 from landpatch.functions.raster import gdal_environment
-from landpatch.functions.sar import RadarReader
+from landpatch.functions.sar import ElevationModel, RadarStrips, open_radar
 
 PATCH_PIXELS = PATCH_METRES // 10
 _STRIP_WIDTH = TILE_PATCHES * PATCH_PIXELS
@@ -89,6 +89,7 @@ class Sources:
     optical_item: Mapping[str, Any]
     radars: tuple[RadarScene, ...]
     labels: Labels | None
+    elevation: ElevationModel | None = None
 
     @property
     def grid(self) -> TileGrid:
@@ -96,12 +97,19 @@ class Sources:
         return TileGrid.from_tile(self.optical.scene.tile)
 
 
+def elevation_model(parameters: Parameters) -> ElevationModel | None:
+    """Where a job takes the height of the ground from, for GRD products."""
+    if parameters.dem is None:
+        return None
+    return ElevationModel(parameters.dem, parameters.dem_heights, parameters.dem_sea)
+
+
 def check_sources(sources: Sources) -> None:
     """Open every raster of a job and compare it with the patch grid: InvalidScene before anything is written."""
     with gdal_environment():
         OpticalReader(sources.optical, sources.grid).close()
         for radar in sources.radars:
-            RadarReader(radar, sources.grid).close()
+            open_radar(radar, sources.grid, sources.elevation).close()
 
 
 def build_block(
@@ -121,7 +129,7 @@ def build_block(
     with gdal_environment(), ExitStack() as stack:
         reader = stack.enter_context(OpticalReader(sources.optical, sources.grid))
         radars = by_time_gap(sources.radars, sensing_time(sources.optical_item))
-        radar_readers = [stack.enter_context(RadarReader(radar, sources.grid)) for radar in radars]
+        radar_readers = [stack.enter_context(open_radar(radar, sources.grid, sources.elevation)) for radar in radars]
         # On local storage encoding is the work and a core apiece is enough; on S3 most of the time is waiting.
         threads = min(4, os.cpu_count() or 1) if storage.folder is not None else 32
         pool = stack.enter_context(ThreadPoolExecutor(threads))
@@ -160,7 +168,7 @@ class _Block:
         storage: Storage,
         reader: OpticalReader,
         radars: list[RadarScene],
-        radar_readers: list[RadarReader],
+        radar_readers: Sequence[RadarStrips],
         pool: ThreadPoolExecutor,
         sink: PatchSink | None,
     ) -> None:
@@ -218,11 +226,11 @@ class _Block:
         )
 
     def _checked_offset(self) -> str:
-        offset = self.sources.optical.offset
-        verdict = f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}"
-        if self.parameters.boa_offset != "auto":
-            return verdict
-        return f"{verdict}; {self.reader.verify_offset()}"
+        """Have the pixels confirm the verdict on the offset and record what they said; returns it for the ledger."""
+        seen = self.reader.verify_offset(overruled=self.parameters.boa_offset != "auto")
+        offset = replace(self.sources.optical.offset, seen=seen)
+        self.origin = replace(self.origin, offset=offset)
+        return f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}; {seen}"
 
     def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
         size = min(len(rows), max(len(strip) for strip in strips()))
@@ -344,7 +352,9 @@ class _Block:
                 data = self.encoders[asset.key].encode(planes[asset.key], left, top)
                 files[asset.key] = self._put(asset_href(self.scene, x, y, asset, radar), data)
         if self.parameters.thumbnails:
-            files[THUMBNAIL] = self._put(thumbnail_href(self.scene, x, y), _thumbnail(planes[S2_10M.key]))
+            files[THUMBNAIL] = self._put(
+                thumbnail_href(self.scene, x, y), png(picture(TRUE_COLOUR, planes[S2_10M.key]))
+            )
         return self._record(chosen, row, x, y, files)
 
     def _pass_on(self, record: PatchRecord, planes: Mapping[str, NDArray[Any]]) -> None:
@@ -429,13 +439,3 @@ def _without_nan(strip: Any, pixels: int, columns: int) -> Any:  # pragma: no co
                         complete[y // pixels, column] = False
                         break
     return complete
-
-
-def _thumbnail(planes: NDArray[np.uint16]) -> bytes:
-    """True colour of a patch as PNG: B04 B03 B02 (planes 2 1 0), reflectance 0 to 0.3."""
-    from PIL import Image
-
-    colour = np.clip(planes[[2, 1, 0]].astype(np.float32) * (255 / 3000), 0, 255).astype(np.uint8)
-    target = io.BytesIO()
-    Image.fromarray(np.moveaxis(colour, 0, -1)).save(target, "PNG")
-    return target.getvalue()

@@ -184,7 +184,7 @@ class Lattice:
         while pending:
             top, bottom, left, right = pending.pop()
             piece = _Piece(top, bottom, left, right, None)
-            window = self._window(knots[piece.knots])
+            window = self.window(knots[piece.knots])
             height, width = bottom - top, right - left
             if (
                 window is not None
@@ -200,7 +200,8 @@ class Lattice:
             else:
                 yield _Piece(top, bottom, left, right, window)
 
-    def _window(self, knots: NDArray[np.float64]) -> Box | None:
+    def window(self, knots: NDArray[np.float64]) -> Box | None:
+        """The source pixels that bilinear needs under some knots, None where the source has none."""
         reached = knots[:, np.isfinite(knots).all(axis=0)]
         if reached.shape[1] == 0:
             return None
@@ -304,6 +305,20 @@ class TileSampler:
             values = self._values(piece.window, linearise)
             _bilinear(values, *piece.window[:2], knots[piece.knots], self.lattice.seam, out, *piece.corner)
         return out
+
+    def gather(self, rows: range, columns: range, total: Float32, weight: Float32, reach: Float32) -> None:
+        """Add the four source pixels around each pixel's centre to what other rasters of a mosaic gave.
+
+        ``rows``, ``columns``: patch rows and columns, few enough for one source window. Float32 arrays of shape
+        (len(rows) * 120, len(columns) * 120): ``total`` takes the sum of valid pixels times their bilinear weights,
+        ``weight`` the sum of these weights, ``reach`` the weights of all pixels that the source has, nodata or not.
+        ``total / weight`` is bilinear, and between rasters that continue each other just as inside one. Raises
+        UnreadableAsset.
+        """
+        knots = self.lattice.knots(rows)[:, :, columns.start * _PATCH_KNOTS : columns.stop * _PATCH_KNOTS + 1]
+        window = self.lattice.window(knots)
+        if window is not None:
+            _gather(self._values(window, None), *window[:2], knots, self.lattice.seam, total, weight, reach)
 
     def _shifted(
         self, rows: range, first_row: int, first_column: int, more_rows: int = 0, more_columns: int = 0
@@ -522,6 +537,56 @@ def _bilinear_at_edge(values: Float32, r: int, c: int, south: np.float32, east: 
             lower = lower * (one - east) + values[r + 1, c + 1] * east
         value = value * (one - south) + lower * south
     return value
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    values: Float32,
+    window_top: int,
+    window_left: int,
+    knots: NDArray[np.float64],
+    seam: float,
+    total: Float32,
+    weight: Float32,
+    reach: Float32,
+) -> None:
+    """Add a window's pixels, NaN where invalid, to the sums of all pixels under the knots; see TileSampler.gather."""
+    height, width = values.shape
+    one = np.float32(1)
+    rows, souths = np.empty(KNOT_PIXELS, np.int32), np.empty(KNOT_PIXELS, np.float32)
+    columns, easts = np.empty(KNOT_PIXELS, np.int32), np.empty(KNOT_PIXELS, np.float32)
+    for k in range(knots.shape[1] - 1):
+        for j in range(knots.shape[2] - 1):
+            if _across(knots, k, j, seam):
+                continue
+            inside = _inside(knots, k, j, window_top, window_left, height, width)
+            for y in range(KNOT_PIXELS):
+                _place(knots[1], k, j, y, window_top, rows, souths)
+                _place(knots[0], k, j, y, window_left, columns, easts)
+                for x in range(KNOT_PIXELS):
+                    south, east = souths[x], easts[x]
+                    r, c = rows[x], columns[x]
+                    out_row, out_column = k * KNOT_PIXELS + y, j * KNOT_PIXELS + x
+                    # The same sum whether or not the window ends here: it depends on how the work was cut.
+                    if inside or (r >= 0 and c >= 0 and r + 1 < height and c + 1 < width):
+                        upper = values[r, c] * (one - east) + values[r, c + 1] * east
+                        lower = values[r + 1, c] * (one - east) + values[r + 1, c + 1] * east
+                        value = upper * (one - south) + lower * south
+                        if value == value:
+                            total[out_row, out_column] += value
+                            weight[out_row, out_column] += one
+                            reach[out_row, out_column] += one
+                            continue
+                    for down in range(2):
+                        for right in range(2):
+                            share = (south if down else one - south) * (east if right else one - east)
+                            if share == 0 or not (0 <= r + down < height and 0 <= c + right < width):
+                                continue
+                            reach[out_row, out_column] += share
+                            value = values[r + down, c + right]
+                            if value == value:
+                                total[out_row, out_column] += share * value
+                                weight[out_row, out_column] += share
 
 
 @njit(cache=True, nogil=True)

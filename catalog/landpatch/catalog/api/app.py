@@ -236,7 +236,7 @@ class _Routes(StacApi):
 
 def _middlewares(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """From the innermost to the outermost."""
-    compress = [Middleware(BrotliMiddleware, quality=4, excluded_handlers=[r".*/assets/.*"])]
+    compress = [Middleware(BrotliMiddleware, quality=4, excluded_handlers=[r".*/assets/.*", r".*\.(png|tif)$"])]
     return [
         *(compress if settings.compress else []),
         Middleware(

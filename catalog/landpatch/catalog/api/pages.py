@@ -15,6 +15,7 @@ import orjson
 from landpatch.catalog.api.settings import Settings
 from landpatch.catalog.bodies import completed
 from landpatch.catalog.cql2_sql import InvalidQuery
+from landpatch.catalog.renderings import TRUE_COLOUR
 from landpatch.catalog.search import After, Hit, Query, Snapshot, SortKey
 
 _TOKEN_LENGTH = 4096
@@ -214,6 +215,17 @@ class Addresses:
         ]
         return orjson.dumps(links)[1:-1]
 
+    def preview_link(self, collection: str, item: str) -> bytes:
+        """Link to an item's picture, as ``item_links``. Only one: STAC Browser takes it for the thumbnail."""
+        place = f"{self.base}previews/{quote(collection, safe='')}/{quote(item, safe='')}"
+        link = {
+            "rel": "preview",
+            "type": "image/png",
+            "title": TRUE_COLOUR.title,
+            "href": f"{place}/{TRUE_COLOUR.name}.png",
+        }
+        return orjson.dumps(link)
+
 
 def item_texts(
     page: Sequence[Found], addresses: Addresses, settings: Settings, fields: Fields | None
@@ -225,11 +237,10 @@ def item_texts(
         bodies = mine[0].snapshot.bodies([found.hit.rank for found in mine])
         texts.update({(name, found.hit.rank): body for found, body in zip(mine, bodies, strict=True)})
     for found in page:
-        body = completed(
-            texts[found.collection, found.hit.rank],
-            addresses.assets(found.collection).encode(),
-            addresses.item_links(found.collection, found.hit.id),
-        )
+        links = addresses.item_links(found.collection, found.hit.id)
+        if settings.previews:
+            links += b"," + addresses.preview_link(found.collection, found.hit.id)
+        body = completed(texts[found.collection, found.hit.rank], addresses.assets(found.collection).encode(), links)
         if fields is None and settings.assets == "served":
             yield body
             continue

@@ -25,7 +25,11 @@ _SHOWN_FIRST = tuple(_TITLES)
 
 def queryables(snapshots: Collection[Snapshot]) -> dict[str, Any]:
     """Of datasets together, values enumerated where they are few. Other properties may be named: they are null."""
-    return _schema("Queryables", snapshots, frozenset())
+    schema = _schema("Queryables", snapshots, frozenset())
+    labels = schema["properties"].get("landpatch:labels")
+    if labels is not None:  # forms such as STAC Browser's know nothing of arrays
+        schema["properties"]["landpatch:label"] = {"title": "Label (one of the patch's)", **labels["items"]}
+    return schema
 
 
 def sortables(snapshots: Iterable[Snapshot]) -> dict[str, Any]:
@@ -56,7 +60,8 @@ def _schema(title: str, snapshots: Collection[Snapshot], without: frozenset[Kind
 
 def _type(column: Column, words: list[str]) -> dict[str, Any]:
     if column.kind is Kind.GEOMETRY:
-        return {"$ref": "https://geojson.org/schema/Geometry.json"}
+        # OGC API Features, part 5. A $ref to GeoJSON's schema would make forms fetch it, and fail without a network.
+        return {"format": "geometry-any"}
     if column.kind is Kind.TIME:
         return {"type": "string", "format": "date-time"}
     if column.kind is Kind.ARRAY:

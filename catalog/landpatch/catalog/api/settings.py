@@ -39,6 +39,8 @@ class Settings:
     presigned_seconds: int = 3600
     cache: Path | None = field(default_factory=cache_folder)
     """Folder for derived files; None: everything in memory."""
+    previews: bool = False
+    """Whether items link to their previews, which ``service.add_previews`` serves."""
     access_log: bool = True
     """One line of JSON a request to the logger ``landpatch.access``."""
     compress: bool = True

@@ -48,6 +48,7 @@ from landpatch.catalog.exports.sources import (
     damage_report,
     fingerprints,
 )
+from landpatch.catalog.heap import kept_memory
 from landpatch.catalog.store import METADATA, METADATA_FLAGGED, Dataset, Storage
 from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
 
@@ -103,6 +104,22 @@ class BlobLayout:
             for name, entry in entries.items()
         }
         self._head = np.frombuffer(self.header, np.uint8)
+        self._planes = [(asset.key, name) for asset in assets for name in asset.planes]
+
+    def empty(self) -> NDArray[np.uint8]:
+        """A new blob whose pixels have no value yet."""
+        blob = np.empty(self.size, np.uint8)
+        blob[: len(self._head)] = self._head
+        return blob
+
+    def planes(self, blob: NDArray[np.uint8]) -> dict[str, list[NDArray[Any]]]:
+        """The planes of each asset by its key, as views of the blob."""
+        views: dict[str, list[NDArray[Any]]] = {key: [] for key in self._shapes}
+        for key, name in self._planes:
+            start, shape = self.tensors[name]
+            end = start + shape[0] * shape[1] * self.dtype.itemsize
+            views[key].append(blob[start:end].view(self.dtype).reshape(shape))
+        return views
 
     def encode(self, planes: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
         """The blob, as a new 1-d array of bytes, equal to ``safetensors.numpy.save`` of the same planes by name.
@@ -117,8 +134,7 @@ class BlobLayout:
                     f"{key} takes {' x '.join(map(str, shape))} of {self.dtype}, "
                     f"not {' x '.join(map(str, found.shape))} of {found.dtype}"
                 )
-        blob = np.empty(self.size, np.uint8)
-        blob[: len(self._head)] = self._head
+        blob = self.empty()
         pixels = blob[len(self._head) :].view(self.dtype)
         for run in self._runs:
             count = (run.last - run.first) * run.pixels**2
@@ -425,6 +441,7 @@ class LmdbWriter:
         place = _place(path)
         with ExitStack() as stack:
             stack.enter_context(_held(place, _Marker(dataset, None, False, _boot()), alone=False, trust=True))
+            stack.enter_context(kept_memory())
             self._database = _Database(_partial(place))
             stack.callback(self._database.close)
             self._open = stack.pop_all()
@@ -529,7 +546,7 @@ def export_lmdb(
     sources = [_Source.read(dataset, *kind, where) for kind in _KINDS]
     total = sum(source.table.num_rows for source in sources)
     wanted = _Marker(dataset.storage.url, state, subset, _boot())
-    with _held(place, wanted, alone=True, trust=fused):
+    with _held(place, wanted, alone=True, trust=fused), kept_memory():
         folder = _partial(place)
         # So few that they are written in one go, and begun again when that fails, are left exactly as upstream's.
         at_once = not fused and all(source.table.num_rows <= _KEYS_A_TRANSACTION for source in sources)
@@ -648,6 +665,9 @@ class _Source:
             values[f"{asset.key}.checksum"] = asset_field(items, asset, "file:checksum")
         table = pa.table(values)
         table = table.filter(pc.is_valid(table.column(f"{assets[0].key}.href")))
+        for asset in assets:
+            if table.column(f"{asset.key}.href").null_count:
+                raise InvalidDataset(f"{dataset.storage.url}: patches lack {asset.key}, and an LMDB holds all bands")
         if table.column("key").null_count:
             raise InvalidDataset(f"{dataset.storage.url}: patches have Sentinel-1 files but no landpatch:s1_name")
         table = table.sort_by([("key", "ascending"), ("patch", "ascending")])
@@ -708,7 +728,9 @@ class _Work:
                     )
                     for asset in source.assets
                 ]
-                futures.append((key, pool.submit(_value, self.storage, source.layout, files)))
+                # The memory is from this thread, which also frees it: the C library keeps it best for one thread.
+                blob = source.layout.empty()
+                futures.append((key, pool.submit(_fill, blob, self.storage, source.layout, files)))
         return futures
 
     def _end(self, count: int, futures: list[tuple[str, Future[Any]]]) -> None:
@@ -731,5 +753,10 @@ class _Work:
         self.report(self.done, self.total)
 
 
-def _value(storage: Storage, layout: BlobLayout, files: Sequence[PatchFile]) -> NDArray[np.uint8]:
-    return layout.encode({file.asset.key: file.read(storage) for file in files})
+def _fill(
+    blob: NDArray[np.uint8], storage: Storage, layout: BlobLayout, files: Sequence[PatchFile]
+) -> NDArray[np.uint8]:
+    planes = layout.planes(blob)
+    for file in files:
+        file.read_into(storage, planes[file.asset.key])
+    return blob

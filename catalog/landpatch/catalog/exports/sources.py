@@ -8,12 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import PATCH_ASSETS, PatchAsset
-from landpatch.catalog.cogs import read_planes
+from landpatch.catalog.cogs import read_planes_into
 from landpatch.catalog.errors import InvalidDataset, InvalidParameter, UnreadableAsset
 from landpatch.catalog.store import ITEMS, Dataset, NotFound, Storage
 
@@ -36,6 +37,12 @@ class PatchFile:
 
     def read(self, storage: Storage) -> NDArray[Any]:
         """The pixels (planes, pixels, pixels). Raises DamagedFile naming patch and file, StorageError."""
+        planes = np.empty((len(self.asset.planes), self.asset.pixels, self.asset.pixels), self.asset.dtype)
+        self.read_into(storage, list(planes))
+        return planes
+
+    def read_into(self, storage: Storage, planes: Sequence[NDArray[Any]]) -> None:
+        """Fill ``planes``, a contiguous array (pixels, pixels) each. Raises as ``read`` does."""
         where = f"patch {self.patch_id}: {storage.url}/{self.href}"
         try:
             data = storage.get(self.href)
@@ -44,7 +51,7 @@ class PatchFile:
         if _SHA256 + hashlib.sha256(data).hexdigest() != self.checksum:
             raise DamagedFile(f"{where} ({len(data)} bytes) does not have the checksum that its item records")
         try:
-            return read_planes(data, self.asset)
+            read_planes_into(data, self.asset, planes)
         except UnreadableAsset as error:
             raise DamagedFile(f"{where}: {error}") from error
 

@@ -1,21 +1,26 @@
 """``landpatch demo``: from an invented world to a page with its patches, through the same doors as everybody."""
 
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
+from landpatch.catalog.areas import Area
+from landpatch.catalog.discovery import discover
 from landpatch.catalog.errors import UnreadableAsset
 from landpatch.catalog.exports.lmdb import export_lmdb
+from landpatch.catalog.scene_list import write_scene_list
+from landpatch.catalog.stac_sources import OpticalQuery, SceneSource
 from landpatch.catalog.store import Dataset
 from landpatch.functions.building import BuildResult, ScenePair, build
 from landpatch.functions.console import BuildDisplay, counting, say
 from landpatch.functions.demo.report import write_report
-from landpatch.functions.demo.world import World, make_world
+from landpatch.functions.demo.world import TILES, World, make_world
 from landpatch.functions.labels_prepare import prepare_labels
-from landpatch.functions.sources import read_scene
+from landpatch.functions.sources import read_pairs
 
 
 def run_demo(destination: Path, *, workers: int | None = None) -> Path:
-    """Generate the world, build a dataset from it, export it, describe it; returns the path of the page.
+    """Generate the world, find its scenes, build a dataset, export it, describe it; returns the path of the page.
 
     Everything lies under ``destination``. What is there already is not made again.
     """
@@ -26,10 +31,8 @@ def run_demo(destination: Path, *, workers: int | None = None) -> Path:
         say("Preparing the land-cover polygons")
         labels.parent.mkdir(exist_ok=True)
         prepare_labels(str(world.labels), str(labels))
-    pairs = [
-        ScenePair(read_scene(str(optical)), tuple(read_scene(str(radar)) for radar in radars))
-        for optical, radars in world.scenes
-    ]
+    scenes = _discovered(world, destination / "scenes.json")
+    pairs = [ScenePair(*pair) for pair in read_pairs([str(scenes)])]
     dataset = destination / "dataset"
     say(f"Building patches from {len(pairs)} scenes into {dataset}")
     with BuildDisplay() as display:
@@ -45,6 +48,18 @@ def run_demo(destination: Path, *, workers: int | None = None) -> Path:
     say(f"Look at {page}")
     say(f"Go on with: landpatch status {dataset}; landpatch export folders {dataset} {destination / 'BigEarthNet'}")
     return page
+
+
+def _discovered(world: World, scene_list: Path) -> Path:
+    """The best scene of each tile, with the Sentinel-1 scenes that cover it together, written to ``scene_list``."""
+    say(f"Looking for scenes in {world.catalog}")
+    catalog = SceneSource.open(str(world.catalog))
+    years = datetime(2019, 1, 1, tzinfo=UTC), datetime(2024, 12, 31, tzinfo=UTC)
+    found = discover(catalog, OpticalQuery(Area.from_tiles(TILES), *years), radar_source=catalog)
+    for line in found.table(rejected=True):
+        say(f"  {line}")
+    write_scene_list(str(scene_list), found.document())
+    return scene_list
 
 
 def tell(result: BuildResult) -> None:

@@ -1,8 +1,9 @@
 """The demo world as files: Sentinel-2 and Sentinel-1 scenes with their STAC items, and a land-cover map in polygons.
 
-Two invented pieces of land lie where two real tiles are. What people meet in practice is there on purpose: an offset
-of +1000 in the pixels of one scene and none in the other, clouds and their shadows, snow, a swath that ends inside
-the scene, radar on a grid of its own that misses a corner, a hole in the land-cover map and covers without a class.
+Two invented pieces of land lie where two real tiles are; a static STAC catalogue lists what was taken of them. What
+people meet in practice is there on purpose: dates of which one is cloudy and one cut off by its swath, an offset of
++1000 in the pixels of some scenes and none in others, clouds and their shadows, snow, radar on a grid of its own of
+which no single pass covers everything, a hole in the land-cover map and covers without a class.
 """
 
 import math
@@ -37,6 +38,8 @@ from landpatch.functions.demo.ground import (
 )
 from landpatch.functions.demo.landscape import STEP, Landscape, Relief, Road, Site, cells_of, plan_landscape
 
+TILES = ("33TUN", "33UUP")
+"""Where the invented land lies."""
 LABEL_LAYER = "U2018_CLC2018_V2020_20u1"
 """Layer of the official GeoPackage of CORINE Land Cover 2018, version 2020_u1."""
 RADAR_NODATA = -32768.0
@@ -56,9 +59,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class World:
-    """Where the generated files are. ``scenes``: Sentinel-2 item and the Sentinel-1 items that go with it."""
+    """Where the generated files are.
+
+    ``catalog`` lists every scene. ``scenes`` is what a person would take from it: of each tile the best Sentinel-2
+    item, and the Sentinel-1 items that go with it, nearest in time first.
+    """
 
     folder: Path
+    catalog: Path
     scenes: list[tuple[Path, list[Path]]]
     labels: Path
 
@@ -70,7 +78,7 @@ class World:
             scenes = [
                 (folder / optical, [folder / radar for radar in radars]) for optical, radars in listed["scenes"]
             ]
-            return cls(folder, scenes, folder / listed["labels"])
+            return cls(folder, folder / listed["catalog"], scenes, folder / listed["labels"])
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise UnreadableAsset(
                 f"{folder} holds no finished demo world ({error}); delete the folder and run the demo again"
@@ -79,6 +87,7 @@ class World:
     def save(self) -> None:
         """Write the list of files that ``load`` reads, last of all files."""
         listed = {
+            "catalog": str(self.catalog.relative_to(self.folder)),
             "scenes": [
                 [str(optical.relative_to(self.folder)), [str(radar.relative_to(self.folder)) for radar in radars]]
                 for optical, radars in self.scenes
@@ -115,13 +124,23 @@ class Frame:
         """Pixel corners to metres."""
         return Affine(resolution, 0, self.west, 0, -resolution, self.north)
 
-    def ring(self) -> list[list[float]]:
-        """Outline in longitude and latitude (WGS 84), counter-clockwise and closed."""
-        from pyproj import Transformer
+    def ring(self, edge: tuple[float, float, float], *, western: bool) -> list[list[float]]:
+        """Outline of what was seen, in longitude and latitude (WGS 84), counter-clockwise and closed.
 
-        west, south, east, north = self.bounds
-        xs, ys = [west, east, east, west, west], [south, south, north, north, south]
-        longitudes, latitudes = Transformer.from_crs(self.epsg, 4326, always_xy=True).transform(xs, ys)
+        ``edge`` is where the swath ends, on its western or its eastern side, as in the two passes.
+        """
+        from pyproj import Transformer
+        from shapely import Polygon, box, get_coordinates, orient_polygons
+
+        east, north, slope = edge
+        bounds = self.bounds
+        low, high = (east + (y - north) * slope for y in (bounds[1], bounds[3]))
+        # The swath lies on the other side of its edge, as far as anything here reaches.
+        far = max(bounds[2], low, high) + 1 if western else min(bounds[0], low, high) - 1
+        swath = Polygon([(low, bounds[1]), (high, bounds[3]), (far, bounds[3]), (far, bounds[1])])
+        seen = orient_polygons(box(*bounds).intersection(swath))
+        to_degrees = Transformer.from_crs(self.epsg, 4326, always_xy=True)
+        longitudes, latitudes = to_degrees.transform(*get_coordinates(seen).T.tolist())
         return [[round(a, 6), round(b, 6)] for a, b in zip(longitudes, latitudes, strict=True)]
 
 
@@ -157,6 +176,7 @@ class RadarPass:
     datatake: str
     frame: Frame
     swath: tuple[float, float, float] = (-_FAR, 0, 0)
+    ascending: bool = True
 
     @property
     def end(self) -> datetime:
@@ -172,21 +192,25 @@ class RadarPass:
 
 @dataclass(frozen=True)
 class Part:
-    """One piece of the world: its land, what was photographed of it, and where its map has a hole."""
+    """One piece of the world: its land, what was taken of it, and where its map has a hole.
+
+    The first of ``opticals`` is the one to choose; ``radars`` are those to pair with it, nearest in time first.
+    """
 
     land: Landscape
-    optical: OpticalPass
-    radar: RadarPass
+    opticals: tuple[OpticalPass, ...]
+    radars: tuple[RadarPass, ...]
     hole: Site | None = None
 
 
 def make_world(folder: Path, *, seed: int = 7, progress: Progress | None = None) -> World:
-    """Write the demo world into ``folder``: about 450 patches of two tiles, 12 bands, SCL, VV, VH, polygons.
+    """Write the demo world into ``folder``: about 450 patches of two tiles, 12 bands, SCL, VV, VH, polygons, all
+    listed in a catalogue.
 
     The same ``seed`` gives the same bytes. ``progress`` is called with (steps done, steps in all).
     """
     parts = [_plains(seed), _mountains(seed)]
-    steps, done = 2 * len(parts) + 1, 0
+    steps, done = sum(len(part.opticals) + len(part.radars) for part in parts) + 1, 0
 
     def step() -> None:
         nonlocal done
@@ -195,16 +219,21 @@ def make_world(folder: Path, *, seed: int = 7, progress: Progress | None = None)
             progress(done, steps)
 
     scenes = []
+    items = []
     for part in parts:
-        optical = write_optical(part.land, part.optical, folder / "scenes")
-        step()
-        radar = write_radar(part.land, part.radar, folder / "scenes")
-        step()
-        scenes.append((optical, [radar]))
+        opticals, radars = [], []
+        for optical in part.opticals:
+            opticals.append(write_optical(part.land, optical, folder / "scenes"))
+            step()
+        for radar in part.radars:
+            radars.append(write_radar(part.land, radar, folder / "scenes"))
+            step()
+        scenes.append((opticals[0], radars))
+        items += opticals + radars
     labels = folder / "clc2018_demo.gpkg"
     write_labels([(part.land, part.hole) for part in parts], labels)
     step()
-    world = World(folder, scenes, labels)
+    world = World(folder, write_catalog(items, folder), scenes, labels)
     world.save()
     return world
 
@@ -236,7 +265,7 @@ def _plains(seed: int) -> Part:
     land = plan_landscape(frame.bounds, frame.epsg, relief, sites=sites, towns=(town,), seed=seed)
     runway = 950 * np.array([math.cos(0.5), math.sin(0.5)])
     land.roads.append(Road(np.array([airport - runway, airport + runway]), 3))
-    optical = OpticalPass(
+    good = OpticalPass(
         SceneId.parse("S2A_MSIL2A_20240616T101031_N0510_R022_T33UUP"),
         frame,
         offset=1000,
@@ -245,7 +274,20 @@ def _plains(seed: int) -> Part:
         # A descending orbit heads south-south-west: the western edge runs from the upper right to the lower left.
         swath=(west, north - 10_400, 0.24),
     )
-    radar = RadarPass(
+    cloudy = replace(
+        good,
+        scene=SceneId.parse("S2B_MSIL2A_20240621T101029_N0510_R022_T33UUP"),
+        clouds=(west + 14_000, north - 8_000, 21_000, west + 4_000, north - 18_000, 12_000),
+    )
+    # The neighbouring orbit sees the east of this land alone, and that without a cloud.
+    narrow = replace(
+        good,
+        scene=SceneId.parse("S2A_MSIL2A_20240613T100031_N0510_R122_T33UUP"),
+        sun=(149.0, 28.0),
+        clouds=(0, 0, 1, 0, 0, 1),
+        swath=(west + 17_000, north - 10_400, 0.24),
+    )
+    near = RadarPass(
         "S1A",
         datetime(2024, 6, 17, 16, 58, 16, tzinfo=UTC),
         54366,
@@ -254,7 +296,17 @@ def _plains(seed: int) -> Part:
         # An ascending orbit heads north-north-west: the eastern edge runs from the lower right to the upper left.
         swath=(west + 24_000, north - 9_000, -0.17),
     )
-    return Part(land, optical, radar, Site(0, west + 20_700, north - 11_300, 1150, 1.2, 0.3, rough=0.5))
+    far = replace(
+        near,
+        start=datetime(2024, 6, 13, 5, 17, 21, tzinfo=UTC),
+        orbit=54301,
+        datatake="069B3F",
+        # Its own eastern edge runs the other way: where the two edges cross, a patch is left to neither.
+        swath=(west + 23_000, north - 10_000, 0.19),
+        ascending=False,
+    )
+    hole = Site(0, west + 20_700, north - 11_300, 1150, 1.2, 0.3, rough=0.5)
+    return Part(land, (good, cloudy, narrow), (near, far), hole)
 
 
 def _mountains(seed: int) -> Part:
@@ -291,7 +343,7 @@ def _mountains(seed: int) -> Part:
         "034FB5",
         _radar_frame(frame),
     )
-    return Part(land, optical, radar)
+    return Part(land, (optical,), (radar,))
 
 
 def _radar_frame(frame: Frame) -> Frame:
@@ -410,8 +462,13 @@ def _write_cog(path: Path, pixels: NDArray[Any], resolution: int, frame: Frame, 
 
 def _write_item(folder: Path, item: dict[str, Any]) -> Path:
     path = folder / f"{item['id']}.json"
-    path.write_bytes(orjson.dumps(item, option=orjson.OPT_INDENT_2))
+    _write_document(path, item)
     return path
+
+
+def _write_document(path: Path, document: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
 
 
 def _placed(frame: Frame, resolution: int) -> dict[str, Any]:
@@ -421,9 +478,8 @@ def _placed(frame: Frame, resolution: int) -> dict[str, Any]:
     }
 
 
-def _framed(frame: Frame) -> dict[str, Any]:
+def _framed(ring: list[list[float]]) -> dict[str, Any]:
     """Geometry and bounding box of an item."""
-    ring = frame.ring()
     longitudes, latitudes = zip(*ring, strict=True)
     return {
         "geometry": {"type": "Polygon", "coordinates": [ring]},
@@ -505,7 +561,7 @@ def _optical_item(taken: OpticalPass, scl: NDArray[np.uint8]) -> dict[str, Any]:
         ],
         "id": taken.item_id,
         "collection": "sentinel-2-l2a",
-        **_framed(frame),
+        **_framed(frame.ring(taken.swath, western=True)),
         "properties": {
             "datetime": f"{scene.sensed:%Y-%m-%dT%H:%M:%SZ}",
             "description": "Invented by `landpatch demo`; not a satellite's image.",
@@ -569,7 +625,7 @@ def _radar_item(taken: RadarPass) -> dict[str, Any]:
         ],
         "id": taken.item_id,
         "collection": "sentinel-1-rtc",
-        **_framed(frame),
+        **_framed(frame.ring(taken.swath, western=False)),
         "properties": {
             "datetime": f"{middle:%Y-%m-%dT%H:%M:%S.%fZ}",
             "start_datetime": f"{taken.start:%Y-%m-%d %H:%M:%S.%f+00:00}",
@@ -594,13 +650,76 @@ def _radar_item(taken: RadarPass) -> dict[str, Any]:
             "sar:pixel_spacing_range": 10,
             "sar:pixel_spacing_azimuth": 10,
             "sar:observation_direction": "right",
-            "sat:orbit_state": "ascending",
+            "sat:orbit_state": "ascending" if taken.ascending else "descending",
             "sat:absolute_orbit": taken.orbit,
             "sat:relative_orbit": relative,
         },
         "assets": assets,
         "links": [],
     }
+
+
+def write_catalog(items: Sequence[Path], folder: Path) -> Path:
+    """Write a static STAC catalogue of items that lie below ``folder``: a collection for each that they name.
+
+    The items get their links to it. Returns the path of ``catalog.json``.
+    """
+    root = folder / "catalog.json"
+    members: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
+    for path in items:
+        item = orjson.loads(path.read_bytes())
+        members.setdefault(item["collection"], []).append((path, item))
+    for collection, members_here in members.items():
+        home = folder / collection / "collection.json"
+        for path, item in members_here:
+            item["links"] = [
+                _link("root", path, root),
+                _link("parent", path, home),
+                _link("collection", path, home),
+            ]
+            _write_document(path, item)
+        _write_document(home, _collection(collection, home, root, members_here))
+    links = [_link("child", root, folder / collection / "collection.json") for collection in members]
+    _write_document(
+        root,
+        {
+            "type": "Catalog",
+            "stac_version": "1.0.0",
+            "id": "landpatch-demo-world",
+            "description": "Scenes invented by `landpatch demo`; no satellite's images.",
+            "links": [_link("root", root, root), *links],
+        },
+    )
+    return root
+
+
+def _collection(
+    identifier: str, home: Path, root: Path, members: Sequence[tuple[Path, dict[str, Any]]]
+) -> dict[str, Any]:
+    west, south, east, north = zip(*(item["bbox"] for _, item in members), strict=True)
+    times = sorted(item["properties"]["datetime"] for _, item in members)
+    return {
+        "type": "Collection",
+        "stac_version": "1.0.0",
+        "id": identifier,
+        "description": f"Scenes invented by `landpatch demo`, described as those of {identifier} are.",
+        "license": "Apache-2.0",
+        "extent": {
+            "spatial": {"bbox": [[min(west), min(south), max(east), max(north)]]},
+            "temporal": {"interval": [[times[0], times[-1]]]},
+        },
+        "links": [
+            _link("root", home, root),
+            _link("parent", home, root),
+            *(_link("item", home, path) for path, _ in members),
+        ],
+    }
+
+
+def _link(relation: str, here: Path, there: Path) -> dict[str, str]:
+    media = "application/geo+json" if relation == "item" else "application/json"
+    href = Path(os.path.relpath(there, here.parent)).as_posix()
+    return {"rel": relation, "href": href if href.startswith("..") else f"./{href}", "type": media}
 
 
 def write_labels(
