@@ -61,7 +61,11 @@ class Server:
         if "http://" not in line:
             raise SystemExit(f"the server did not start: {line}{self.process.stderr.read()}")
         self.port = int(line.rsplit(":", 1)[1].strip().strip("/"))
-        Client(self.port).get("/search", limit=1)
+        try:
+            Client(self.port).get("/search", limit=1)
+        except BaseException:
+            self.stop()
+            raise
         self.start = time.perf_counter() - begun
 
     def memory(self) -> dict[str, float]:

@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ _log = logging.getLogger("landpatch.search")
 _REMEMBERED = 128  # counts, and results of spatial conditions, of recent searches
 _CHUNK = 50_000  # geometries looked at between two looks at the clock
 _BODIES = "1.bodies"
+_FENCE = 1024  # ids between two that are known by heart
 _SQL_KINDS = {Kind.NUMBER: "DOUBLE", Kind.TEXT: "VARCHAR", Kind.TIME: "BIGINT", Kind.BOOLEAN: "BOOLEAN"}
 
 
@@ -132,6 +134,8 @@ class Snapshot:
         self.columns = index_columns(self._database)
         narrow = self._database.execute(f"SELECT row, {', '.join(SIDES)} FROM {TABLE} ORDER BY rank").fetchnumpy()
         self._rows = np.asarray(narrow["row"])  # by rank
+        fences = self._database.execute(f"SELECT id FROM {TABLE} WHERE rank % {_FENCE} = 0 ORDER BY rank").fetchall()
+        self._fences = [row[0] for row in fences]  # every so many ids: a look at all of them costs 30 ms
         self._box = {side: np.asarray(narrow[side]) for side in SIDES}
         self._crossing = np.flatnonzero(self._box["xmin"] > self._box["xmax"]).astype(np.int32)
         self._groups = RowGroups(self._file, self._alternate)
@@ -280,7 +284,15 @@ class Snapshot:
         except UnicodeEncodeError:
             return []
         marks = ", ".join("?" for _ in ids)
-        return [(row[0], row[1]) for row in search.rows(f"SELECT id, rank FROM {TABLE} WHERE id IN ({marks})", ids)]
+        where, values = f"id IN ({marks})", list(ids)
+        if len(ids) == 1:
+            where, values = f"{where} AND rank BETWEEN ? AND ?", [*values, *self._between_fences(ids[0])]
+        return [(row[0], row[1]) for row in search.rows(f"SELECT id, rank FROM {TABLE} WHERE {where}", values)]
+
+    def _between_fences(self, item_id: str) -> tuple[int, int]:
+        """First and last rank that an id can have."""
+        first = max(0, (bisect_right(self._fences, item_id) - 1) * _FENCE)
+        return first, first + _FENCE
 
     def bodies(self, ranks: Sequence[int]) -> list[bytes]:
         """The items of these ranks as JSON text, open in two places (``bodies.completed``).
@@ -316,8 +328,9 @@ class Snapshot:
             prefix_values.append(value)
         if after.id is not None:
             # Behind the id as it sorts here and now: the item itself may be gone.
-            choices.append(f"({prefix}rank >= coalesce((SELECT min(rank) FROM {TABLE} WHERE id > ?), {len(self)}))")
-            values += [*prefix_values, after.id]
+            behind = f"SELECT min(rank) FROM {TABLE} WHERE id > ? AND rank BETWEEN ? AND ?"
+            choices.append(f"({prefix}rank >= coalesce(({behind}), {len(self)}))")
+            values += [*prefix_values, after.id, *self._between_fences(after.id)]
         if not choices:
             return FALSE
         return Fragment(f"({' OR '.join(choices)})", tuple(values))

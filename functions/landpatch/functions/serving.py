@@ -92,7 +92,7 @@ def _listening(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()  # who comes while datasets are loading waits; a second server is refused
+        listening.listen(2048)  # who comes while datasets are loading waits; a second server is refused
     except OSError as error:
         listening.close()
         raise InvalidParameter(f"cannot listen at {host}:{port}: {error.strerror}; choose another --port") from error
