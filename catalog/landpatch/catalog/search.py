@@ -284,7 +284,8 @@ class Snapshot:
         except UnicodeEncodeError:
             return []
         marks = ", ".join("?" for _ in ids)
-        where, values = f"id IN ({marks})", list(ids)
+        where = f"id IN ({marks})"
+        values: list[str | int] = list(ids)
         if len(ids) == 1:
             where, values = f"{where} AND rank BETWEEN ? AND ?", [*values, *self._between_fences(ids[0])]
         return [(row[0], row[1]) for row in search.rows(f"SELECT id, rank FROM {TABLE} WHERE {where}", values)]
