@@ -16,7 +16,7 @@ from landpatch.catalog.errors import LandpatchError, StorageError
 from landpatch.catalog.nomenclature import clc2018
 from landpatch.catalog.store import Dataset, Storage
 from landpatch.functions.building import ScenePair, build
-from landpatch.functions.demo.pictures import calmed, map_colour, mosaic, radar_colour, shrunk, true_colour
+from landpatch.functions.demo.pictures import calmed, mosaic, shrunk, true_colour
 from landpatch.functions.demo.report import write_report
 from landpatch.functions.jobs import Parameters
 from landpatch.functions.sources import read_scene
@@ -215,14 +215,6 @@ def test_true_colour_rises_with_reflectance_and_keeps_grey_grey() -> None:
     assert true_colour(red)[0, 0].argmax() == 0
 
 
-def test_radar_without_a_value_is_grey_and_water_is_dark() -> None:
-    planes = np.array([[[-24.0, -10.0, np.nan]], [[-30.0, -16.0, -16.0]]], np.float32)
-    water, land, nothing = radar_colour(planes)[0].astype(int)
-    assert water[:2].max() == 0
-    assert land[:2].min() > 80
-    assert len(set(nothing.tolist())) == 1
-
-
 def test_averaging_is_done_in_power() -> None:
     planes = np.full((2, 3, 3), -20.0, np.float32)
     planes[:, 1, 1] = 0.0
@@ -237,9 +229,3 @@ def test_a_mosaic_is_clear_where_there_is_no_patch() -> None:
     assert whole.shape == (4, 4, 4)
     np.testing.assert_array_equal(whole[:2, 2:], np.concatenate([picture, np.full((2, 2, 1), 255)], axis=2))
     assert whole[..., 3].sum() == 4 * 255
-
-
-def test_unknown_codes_and_unlabelled_are_grey() -> None:
-    picture = map_colour(np.array([[312, 999, 777]], np.uint16), clc2018())
-    assert picture[0, 0].tolist() == [0, 166, 0]  # CORINE's colour of coniferous forest
-    assert len(set(picture[0, 1].tolist())) == len(set(picture[0, 2].tolist())) == 1

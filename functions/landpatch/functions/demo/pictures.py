@@ -1,6 +1,6 @@
-"""Patches as pictures that people can look at: true colour, radar and reference map, and mosaics of them.
+"""What the page shows beyond the catalogue's renderings: a softer true colour, calmer radar, mosaics of patches.
 
-Stretches are the same for all patches, so that pictures can be compared. Colour arrays are uint8 of shape
+The stretch is the same for all patches, so that pictures can be compared. Colour arrays are uint8 of shape
 (rows, columns, 3).
 """
 
@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
-
 # A steep start and a long shoulder: fields show their differences, snow and clouds their shape.
 _SHOULDER = 9.5
 _SATURATION = 1.25
-# dB shown as black and as full colour: red VV, green VH, blue VV - VH. From the 1st and 99th percentile of
-# BigEarthNet's land surfaces, about.
-_RADAR_RANGE = ((-21.0, -3.0), (-27.0, -9.0), (2.0, 12.0))
-_NO_PIXEL = 0x80
-_UNLABELLED_COLOUR = (0x8A, 0x8A, 0x8A)
 
 
 def true_colour(planes: NDArray[np.uint16]) -> NDArray[np.uint8]:
@@ -33,34 +26,12 @@ def true_colour(planes: NDArray[np.uint16]) -> NDArray[np.uint8]:
     return _bytes(grey + _SATURATION * (curved - grey))
 
 
-def radar_colour(planes: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Red VV, green VH, blue their difference; shape (2, rows, columns), dB. NaN is grey."""
-    missing = np.isnan(planes).any(axis=0)
-    vv, vh = np.nan_to_num(planes.astype(np.float64))
-    channels = [
-        (value - low) / (high - low) for value, (low, high) in zip((vv, vh, vv - vh), _RADAR_RANGE, strict=True)
-    ]
-    picture = _bytes(np.stack(channels, axis=-1))
-    picture[missing] = _NO_PIXEL
-    return picture
-
-
 def calmed(planes: NDArray[np.float32]) -> NDArray[np.float32]:
     """Radar in dB averaged, as power, over 3 x 3 pixels: speckle hides what an eye looks for. Shape kept."""
     power = np.pad(10 ** (planes.astype(np.float64) / 10), ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows, columns = planes.shape[1:]
     total = sum(power[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3))
     return (10 * np.log10(total / 9)).astype(np.float32)
-
-
-def map_colour(codes: NDArray[np.uint16], nomenclature: Nomenclature) -> NDArray[np.uint8]:
-    """A reference map, shape (rows, columns), in the nomenclature's colours; unlabelled is grey."""
-    table = np.full((65536, 3), _NO_PIXEL, np.uint8)
-    for code in nomenclature.codes:
-        table[code.code] = code.colour
-    table[UNLABELLED] = _UNLABELLED_COLOUR
-    picture: NDArray[np.uint8] = table[codes]
-    return picture
 
 
 def shrunk(planes: NDArray[np.generic], pixels: int) -> NDArray[np.float64]:

@@ -25,11 +25,14 @@ from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.items import scene_item_href
 from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.renderings import RENDERINGS
+from landpatch.catalog.renderings import picture as rendered
 from landpatch.catalog.splits import Split
 from landpatch.catalog.store import Dataset, Storage
-from landpatch.functions.demo.pictures import calmed, map_colour, mosaic, png, radar_colour, shrunk, true_colour
+from landpatch.functions.demo.pictures import calmed, mosaic, png, shrunk, true_colour
 from landpatch.functions.jobs import Ledger
 
+_RADAR, _MAP = RENDERINGS["s1_composite"], RENDERINGS["reference_map"]
 _MOSAIC_PATCHES = 1200  # more would take longer to read than anybody waits for a page
 _MOSAIC_PIXELS = 720  # of a mosaic's longer side
 _MOST_TILES = 6
@@ -349,12 +352,12 @@ def _gallery(dataset: Dataset, patches: Sequence[_Patch], nomenclature: Nomencla
 def _card(dataset: Dataset, patch: _Patch, nomenclature: Nomenclature | None) -> str:
     figures = [("True colour", true_colour(_planes(dataset, patch, S2_10M)))]
     if S1.key in patch.hrefs:
-        figures.append(("Sentinel-1", radar_colour(calmed(_planes(dataset, patch, S1)))))
+        figures.append(("Sentinel-1", rendered(_RADAR, calmed(_planes(dataset, patch, S1)))))
     chips = "".join(f"<li>{escape(label)}" for label in patch.labels)
     if nomenclature is not None and REFERENCE_MAP.key in patch.hrefs:
-        codes = _planes(dataset, patch, REFERENCE_MAP)[0]
-        figures.append(("Reference map", map_colour(codes, nomenclature)))
-        chips = _chips(codes, patch, nomenclature)
+        codes = _planes(dataset, patch, REFERENCE_MAP)
+        figures.append(("Reference map", rendered(_MAP, codes, nomenclature)))
+        chips = _chips(codes[0], patch, nomenclature)
     pictures = "".join(
         f'<figure><img src="{png(picture)}" width=120 height=120 alt="{what} of {escape(patch.id)}">'
         f"<figcaption>{what}</figcaption></figure>"
@@ -497,11 +500,13 @@ def _mosaics(
             planes = _planes(dataset, patch, asset)
             if asset is REFERENCE_MAP and nomenclature is not None:
                 step = planes.shape[1] // pixels
-                pictures[patch.x, patch.y] = map_colour(planes[0, step // 2 :: step, step // 2 :: step], nomenclature)
+                pictures[patch.x, patch.y] = rendered(
+                    _MAP, planes[:, step // 2 :: step, step // 2 :: step], nomenclature
+                )
             elif asset is S1:
                 # Averaged as power, not as dB: speckle is multiplicative.
                 power = shrunk(10 ** (planes.astype(np.float64) / 10), pixels)
-                pictures[patch.x, patch.y] = radar_colour((10 * np.log10(power)).astype(np.float32))
+                pictures[patch.x, patch.y] = rendered(_RADAR, (10 * np.log10(power)).astype(np.float32))
             else:
                 pictures[patch.x, patch.y] = true_colour(shrunk(planes, pixels).astype(np.uint16))
         if pictures:
