@@ -175,7 +175,7 @@ def test_a_job_s_file_that_is_none(change: dict[str, Any]) -> None:
 
 def test_a_job_recorded_when_parameters_were_fewer_is_the_same_job(ledger: Ledger) -> None:
     document = job().to_document()
-    for name in ("dem", "dem_heights", "dem_sea"):
+    for name in ("dem", "dem_heights", "dem_sea", "backscatter"):
         del document["parameters"][name]
     ledger.storage.put_json(f"jobs/{job().scene}/job.json", document)
     assert ledger.add(job()) is False
