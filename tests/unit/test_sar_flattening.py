@@ -53,7 +53,8 @@ def sight(product: SmallGrd, points: Array) -> tuple[Array, Array]:
 def normals(ground: Ground, east: Array, north: Array) -> Array:
     """Of a surface, upwards, not of unit length: from points half a metre around."""
     a, b = (
-        ecef(east + x, north + y, ground(east + x, north + y)) - ecef(east - x, north - y, ground(east - x, north - y))
+        ecef(east + x, north + y, ground(east + x, north + y))
+        - ecef(east - x, north - y, ground(east - x, north - y))
         for x, y in ((0.5, 0.0), (0.0, 0.5))
     )
     return np.cross(a, b)
@@ -99,7 +100,9 @@ def hill(east: Array, north: Array) -> Array:
     return 200 + 300 * np.exp(-(x**2 + y**2) / 2 / 500**2)
 
 
-def brightness(product: SmallGrd, ground: Ground, reach: float = 3300.0, side: float = 10.0, parts: int = 16) -> Array:
+def brightness(
+    product: SmallGrd, ground: Ground, reach: float = 3300.0, side: float = 10.0, parts: int = 16
+) -> Array:
     """beta0 of ground whose gamma0 is 1: the areas that facets of ``side`` metres show, in ``parts`` squared points
     each, summed in their pixels.
     """

@@ -293,14 +293,13 @@ def processing_baseline(item: Item) -> float | None:
         return None
 
 
-def radar_scene(
-    item: Item, *, unit: RadarUnit | None = None, backscatter: GrdBackscatter = "sigma0"
-) -> RadarScene:
+def radar_scene(item: Item, *, unit: RadarUnit | None = None, backscatter: GrdBackscatter = "sigma0") -> RadarScene:
     """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded or GRD.
 
-    ``unit`` overrules what the item says of its pixels, but for counts of GRD, which become ``backscatter``. Such a product is known by its
-    calibration files, named by the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder;
-    its items' ``proj:*`` are computed from the bounding box and mean nothing. Raises InvalidItem.
+    ``unit`` overrules what the item says of its pixels, but for counts of GRD, which become ``backscatter``. Such a
+    product is known by its calibration files, named by the item (``schema-calibration-vv``) or beside
+    ``measurement/`` as in its SAFE folder; its items' ``proj:*`` are computed from the bounding box and mean nothing.
+    Raises InvalidItem.
     """
     identifier = _id(item)
     properties = _properties(item)

@@ -164,18 +164,27 @@ def _cell_extents(heights: Float32) -> Float32:
     return cells
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _between(knots: Float64, i: int, k: int, j: int, below: float, right: float) -> float:
-    upper = knots[i, k, j] + (knots[i, k, j + 1] - knots[i, k, j]) * right
-    lower = knots[i, k + 1, j] + (knots[i, k + 1, j + 1] - knots[i, k + 1, j]) * right
-    return upper + (lower - upper) * below
+@njit(cache=True, nogil=True)
+def _along(knots: Float64, k: int, j: int, below: float, start: Float64, step: Float64) -> None:
+    """All rows of the knots along a row of pixels of a cell, ``below`` pixels from its top: values at the cell's left
+    side, and their change a pixel.
+    """
+    t = below / KNOT_PIXELS
+    for i in range(knots.shape[0]):
+        start[i] = knots[i, k, j] + (knots[i, k + 1, j] - knots[i, k, j]) * t
+        end = knots[i, k, j + 1] + (knots[i, k + 1, j + 1] - knots[i, k, j + 1]) * t
+        step[i] = (end - start[i]) / KNOT_PIXELS
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _curved(knots: Float64, i: int, k: int, j: int, below: float, right: float, u: float) -> float:
-    """A parabola of height, of rows ``i`` to ``i + 2`` of the knots, between them."""
-    slope = _between(knots, i + 1, k, j, below, right) + u * _between(knots, i + 2, k, j, below, right)
-    return _between(knots, i, k, j, below, right) + u * slope
+def _linear(i: int, x: float, start: Float64, step: Float64) -> float:
+    return start[i] + step[i] * x
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _curved(i: int, x: float, u: float, start: Float64, step: Float64) -> float:
+    """A parabola of height, of rows ``i`` to ``i + 2`` of the knots."""
+    return start[i] + step[i] * x + u * (start[i + 1] + step[i + 1] * x + u * (start[i + 2] + step[i + 2] * x))
 
 
 @njit(cache=True, nogil=True)
@@ -185,20 +194,21 @@ def _raise_horizon(knots: Float64, heights: Float32, top: int, nearest: float, h
     """
     lines, bins = horizon.shape
     sea = -HEIGHT_MIDDLE / HEIGHT_REACH
+    start, step = np.empty(knots.shape[0]), np.empty(knots.shape[0])
     for row in range(heights.shape[0]):
-        k, below = row // KNOT_PIXELS, (row % KNOT_PIXELS + 0.5) / KNOT_PIXELS
-        for column in range(heights.shape[1]):
-            j, right = column // KNOT_PIXELS, (column % KNOT_PIXELS + 0.5) / KNOT_PIXELS
-            height = heights[row, column]
-            u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
-            line = _curved(knots, 0, k, j, below, right, u) - top
-            if not -0.5 <= line < lines - 0.5:
-                continue
-            place = int((_curved(knots, 3, k, j, below, right, sea) - nearest) / _BIN)
-            angle = _between(knots, _FALL, k, j, below, right) + height * _between(knots, _FALL + 1, k, j, below, right)
-            angle /= _curved(knots, 3, k, j, below, right, u)
-            y, x = int(line + 0.5), min(max(place, 0), bins - 1)
-            horizon[y, x] = max(horizon[y, x], np.float32(angle))
+        for j in range(knots.shape[2] - 1):
+            _along(knots, row // KNOT_PIXELS, j, row % KNOT_PIXELS + 0.5, start, step)
+            for x in range(KNOT_PIXELS):
+                height, at = heights[row, j * KNOT_PIXELS + x], x + 0.5
+                u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
+                line = _curved(0, at, u, start, step) - top
+                if not -0.5 <= line < lines - 0.5:
+                    continue
+                place = int((_curved(3, at, sea, start, step) - nearest) / _BIN)
+                angle = _linear(_FALL, at, start, step) + height * _linear(_FALL + 1, at, start, step)
+                angle /= _curved(3, at, u, start, step)
+                y, bin_ = int(line + 0.5), min(max(place, 0), bins - 1)
+                horizon[y, bin_] = max(horizon[y, bin_], np.float32(angle))
     for y in range(lines):
         for x in range(1, bins):
             horizon[y, x] = max(horizon[y, x], horizon[y, x - 1])
@@ -231,6 +241,7 @@ def _add_facets(
     sea = -HEIGHT_MIDDLE / HEIGHT_REACH
     side = KNOT_PIXELS + 1
     lines, samples, ranges = np.empty((side, side)), np.empty((side, side)), np.empty((side, side))
+    start, step = np.empty(knots.shape[0]), np.empty(knots.shape[0])
     record = 0
     for k in range(knots.shape[1] - 1):
         for j in range(knots.shape[2] - 1):
@@ -239,40 +250,38 @@ def _add_facets(
             height_rows = min(side, rows - k * KNOT_PIXELS)
             height_columns = min(side, columns - j * KNOT_PIXELS)
             for y in range(height_rows):
+                _along(knots, k, j, y + 0.5, start, step)
                 for x in range(height_columns):
-                    below, right = (y + 0.5) / KNOT_PIXELS, (x + 0.5) / KNOT_PIXELS
                     u = (heights[k * KNOT_PIXELS + y, j * KNOT_PIXELS + x] - HEIGHT_MIDDLE) / HEIGHT_REACH
-                    line = _curved(knots, 0, k, j, below, right, u)
-                    ranges[y, x] = _curved(knots, 3, k, j, below, right, u)
+                    line = _curved(0, x + 0.5, u, start, step)
+                    ranges[y, x] = _curved(3, x + 0.5, u, start, step)
                     record = record_of(line, record, ground)
                     lines[y, x] = line - top
                     samples[y, x] = sample_at(line, ranges[y, x], record, ground, origins, coefficients) - left
             for y in range(height_rows - 1):
+                _along(knots, k, j, y + 1.0, start, step)
                 for x in range(height_columns - 1):
-                    row, column = k * KNOT_PIXELS + y, j * KNOT_PIXELS + x
+                    row, column, at = k * KNOT_PIXELS + y, j * KNOT_PIXELS + x, x + 1.0
                     a, b = heights[row, column], heights[row, column + 1]
                     c, d = heights[row + 1, column], heights[row + 1, column + 1]
-                    below, right = (y + 1.0) / KNOT_PIXELS, (x + 1.0) / KNOT_PIXELS
                     height = (a + b + c + d) / 4
                     p, q = (b + d - a - c) / 2, (c + d - a - b) / 2
                     distance = (ranges[y, x] + ranges[y, x + 1] + ranges[y + 1, x] + ranges[y + 1, x + 1]) / 4
                     shown = (
-                        _between(knots, _TOWARDS + 2, k, j, below, right)
-                        + height * _between(knots, _RISE, k, j, below, right)
-                        - p * _between(knots, _TOWARDS, k, j, below, right)
-                        - q * _between(knots, _TOWARDS + 1, k, j, below, right)
+                        _linear(_TOWARDS + 2, at, start, step)
+                        + height * _linear(_RISE, at, start, step)
+                        - p * _linear(_TOWARDS, at, start, step)
+                        - q * _linear(_TOWARDS + 1, at, start, step)
                     )
                     if not shown > 0:
                         continue
                     if horizon.size > 0:
                         line = (lines[y, x] + lines[y + 1, x + 1]) / 2
-                        angle = _between(knots, _FALL, k, j, below, right)
-                        angle += height * _between(knots, _FALL + 1, k, j, below, right)
-                        at_sea = _curved(knots, 3, k, j, below, right, sea)
-                        if _hidden(horizon, line, at_sea, nearest, angle / distance):
+                        angle = _linear(_FALL, at, start, step) + height * _linear(_FALL + 1, at, start, step)
+                        if _hidden(horizon, line, _curved(3, at, sea, start, step), nearest, angle / distance):
                             continue
                     u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
-                    shown *= _curved(knots, _AREA, k, j, below, right, u) / distance
+                    shown *= _curved(_AREA, at, u, start, step) / distance
                     _spread(lines, samples, y, x, shown, area)
 
 
@@ -295,55 +304,54 @@ def _reaches(
     for corner in range(8):
         height = extents[corner % 2, k, j]
         u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
-        line = _curved(knots, 0, k, j, float(corner // 2 % 2), float(corner // 4), u)
-        distance = _curved(knots, 3, k, j, float(corner // 2 % 2), float(corner // 4), u)
+        knot = knots[:, k + corner // 2 % 2, j + corner // 4]
+        line = knot[0] + u * (knot[1] + u * knot[2])
+        distance = knot[3] + u * (knot[4] + u * knot[5])
         if not (np.isfinite(line) and np.isfinite(distance)):
             return False
         sample = sample_at(line, distance, record_of(line, 0, ground), ground, origins, coefficients)
         first_line, last_line = min(first_line, line), max(last_line, line)
         first_sample, last_sample = min(first_sample, sample), max(last_sample, sample)
     # Two pixels more: a facet may stick out of its cell by half of itself.
-    return (
-        first_line <= bottom + 2 and last_line >= top - 3 and first_sample <= right + 2 and last_sample >= left - 3
-    )
+    return first_line <= bottom + 2 and last_line >= top - 3 and first_sample <= right + 2 and last_sample >= left - 3
+
+
+@njit(cache=True, nogil=True)
+def _parts(one: float, other: float, third: float, fourth: float) -> int:
+    """Into how many parts a facet is cut along sides that go over so many lines and samples."""
+    longest = max(abs(one), abs(other), abs(third), abs(fourth))
+    return max(1, min(_MOST_PARTS, int(np.ceil(longest / _PART))))
 
 
 @njit(cache=True, nogil=True)
 def _spread(lines: Float64, samples: Float64, y: int, x: int, value: float, area: Float32) -> None:
     """Share a facet's ``value`` out over the pixels under it."""
-    parts = np.empty(2, np.int64)
-    for axis in range(2):
-        dy, dx = (0, 1) if axis == 0 else (1, 0)
-        longest = 0.0
-        for other in range(2):
-            r, c = (y + other, x) if axis == 0 else (y, x + other)
-            longest = max(
-                longest, abs(lines[r + dy, c + dx] - lines[r, c]), abs(samples[r + dy, c + dx] - samples[r, c])
-            )
-        parts[axis] = max(1, min(_MOST_PARTS, int(np.ceil(longest / _PART))))
-    across, down = parts
-    share = value / (across * down)
+    line, sample = lines[y, x] + 1, samples[y, x] + 1  # area has a pixel more at its start
+    # Along the upper side and down the left one, and how the lower side differs from the upper one
+    right_line, right_sample = lines[y, x + 1] - lines[y, x], samples[y, x + 1] - samples[y, x]
+    down_line, down_sample = lines[y + 1, x] - lines[y, x], samples[y + 1, x] - samples[y, x]
+    twist_line = lines[y + 1, x + 1] - lines[y + 1, x] - right_line
+    twist_sample = samples[y + 1, x + 1] - samples[y + 1, x] - right_sample
+    across = _parts(right_line, right_sample, right_line + twist_line, right_sample + twist_sample)
+    down = _parts(down_line, down_sample, down_line + twist_line, down_sample + twist_sample)
+    share = np.float32(value / (across * down))
     height, width = area.shape
     for i in range(down):
         t = (i + 0.5) / down
-        line = lines[y, x] + (lines[y + 1, x] - lines[y, x]) * t
-        end_line = lines[y, x + 1] + (lines[y + 1, x + 1] - lines[y, x + 1]) * t
-        sample = samples[y, x] + (samples[y + 1, x] - samples[y, x]) * t
-        end_sample = samples[y, x + 1] + (samples[y + 1, x + 1] - samples[y, x + 1]) * t
+        begin_line, step_line = line + down_line * t, (right_line + twist_line * t) / across
+        begin_sample, step_sample = sample + down_sample * t, (right_sample + twist_sample * t) / across
         for j in range(across):
-            s = (j + 0.5) / across
-            at_line = line + (end_line - line) * s + 1  # area has a pixel more at its start
-            at_sample = sample + (end_sample - sample) * s + 1
+            at_line, at_sample = begin_line + step_line * (j + 0.5), begin_sample + step_sample * (j + 0.5)
             if not (0 <= at_line < height - 1 and 0 <= at_sample < width - 1):
                 continue
-            r, c = int(at_line), int(at_sample)
-            south, east = at_line - r, at_sample - c
-            lower = share * south
+            r, c = np.uintp(at_line), np.uintp(at_sample)
+            east = np.float32(at_sample - c)
+            lower = share * np.float32(at_line - r)
             upper = share - lower
-            area[r, c] += np.float32(upper * (1 - east))
-            area[r, c + 1] += np.float32(upper * east)
-            area[r + 1, c] += np.float32(lower * (1 - east))
-            area[r + 1, c + 1] += np.float32(lower * east)
+            area[r, c] += upper - upper * east
+            area[r, c + np.uintp(1)] += upper * east
+            area[r + np.uintp(1), c] += lower - lower * east
+            area[r + np.uintp(1), c + np.uintp(1)] += lower * east
 
 
 @njit(cache=True, nogil=True)
@@ -351,17 +359,17 @@ def _mask_hidden(
     knots: Float64, heights: Float32, first: int, top: int, nearest: float, horizon: Float32, out: Float32
 ) -> None:
     sea = -HEIGHT_MIDDLE / HEIGHT_REACH
+    start, step = np.empty(knots.shape[0]), np.empty(knots.shape[0])
     for y in range(out.shape[1]):
         row = first + y
-        k, below = row // KNOT_PIXELS, (row % KNOT_PIXELS + 0.5) / KNOT_PIXELS
-        for x in range(out.shape[2]):
-            column = first + x
-            j, right = column // KNOT_PIXELS, (column % KNOT_PIXELS + 0.5) / KNOT_PIXELS
-            height = heights[row, column]
-            u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
-            line = _curved(knots, 0, k, j, below, right, u) - top
-            distance = _curved(knots, 3, k, j, below, right, u)
-            at_sea = _curved(knots, 3, k, j, below, right, sea)
-            angle = _between(knots, _FALL, k, j, below, right) + height * _between(knots, _FALL + 1, k, j, below, right)
-            if _hidden(horizon, line, at_sea, nearest, angle / distance):
-                out[0, y, x] = out[1, y, x] = np.float32(np.nan)
+        for begin in range(0, out.shape[2], KNOT_PIXELS):
+            j = (first + begin) // KNOT_PIXELS
+            _along(knots, row // KNOT_PIXELS, j, row % KNOT_PIXELS + 0.5, start, step)
+            for x in range(KNOT_PIXELS):
+                height, at = heights[row, first + begin + x], x + 0.5
+                u = (height - HEIGHT_MIDDLE) / HEIGHT_REACH
+                line = _curved(0, at, u, start, step) - top
+                angle = _linear(_FALL, at, start, step) + height * _linear(_FALL + 1, at, start, step)
+                angle /= _curved(3, at, u, start, step)
+                if _hidden(horizon, line, _curved(3, at, sea, start, step), nearest, angle):
+                    out[0, y, begin + x] = out[1, y, begin + x] = np.float32(np.nan)
