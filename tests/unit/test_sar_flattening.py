@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from landpatch.catalog.scenes import radar_scene
+from landpatch.catalog.scenes import GrdBackscatter, radar_scene
 from landpatch.functions.raster import gdal_environment
 from landpatch.functions.sar import ElevationModel, open_radar
 from landpatch.functions.sources import read_scene
@@ -19,9 +19,11 @@ ROWS = range(41, 43)
 COLUMNS = slice(41 * 120, 43 * 120)
 
 
-def read(safe: Path, dem: Path, backscatter: str = "gamma0-terrain", rows: range = ROWS) -> NDArray[np.float32]:
+def read(
+    safe: Path, dem: Path, backscatter: GrdBackscatter = "gamma0-terrain", rows: range = ROWS
+) -> NDArray[np.float32]:
     out = np.full((2, len(rows) * 120, 10_920), 77, np.float32)
-    scene = radar_scene(read_scene(str(safe)), backscatter=backscatter)  # type: ignore[arg-type]
+    scene = radar_scene(read_scene(str(safe)), backscatter=backscatter)
     assert scene.backscatter == backscatter
     with gdal_environment(), open_radar(scene, GRID, ElevationModel(str(dem), "ellipsoid")) as reader:
         reader.strip(rows, out)
@@ -76,6 +78,14 @@ def test_on_flat_ground_gamma0_is_sigma0_over_the_cosine_of_incidence(tmp_path: 
     np.testing.assert_allclose(found, np.stack([10 * np.log10(sigma0 / cosine)] * 2), atol=0.02)
 
 
+def test_beyond_the_elevation_model_the_ground_goes_on_level(tmp_path: Path) -> None:
+    _, safe = uniform(tmp_path)
+    large = read(safe, write_dem(tmp_path / "large.tif", pixel=50, ground=flat, reach=30_000))
+    small = read(safe, write_dem(tmp_path / "small.tif", pixel=50, ground=flat, reach=5500))
+    assert np.isfinite(large[:, :, COLUMNS]).all()
+    assert small.tobytes() == large.tobytes()
+
+
 @pytest.mark.parametrize("heading", [-13.0, 193.0])
 @pytest.mark.parametrize("slope", [(0.35, 0.0), (-0.35, 0.0), (0.1, 0.4)])
 def test_on_a_slope_gamma0_is_what_its_angle_says(slope: tuple[float, float], heading: float, tmp_path: Path) -> None:
@@ -101,7 +111,7 @@ def hill(east: Array, north: Array) -> Array:
 
 
 def brightness(
-    product: SmallGrd, ground: Ground, reach: float = 3300.0, side: float = 10.0, parts: int = 16
+    product: SmallGrd, ground: Ground, reach: float = 2300.0, side: float = 10.0, parts: int = 16
 ) -> Array:
     """beta0 of ground whose gamma0 is 1: the areas that facets of ``side`` metres show, in ``parts`` squared points
     each, summed in their pixels.

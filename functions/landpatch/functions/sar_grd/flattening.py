@@ -20,8 +20,8 @@ from landpatch.functions.sar_grd.geometry import HEIGHT_MIDDLE, HEIGHT_REACH, Ge
 from landpatch.functions.warp import KNOT_PIXELS
 
 MARGIN_PATCHES = 4
-"""Patches around a piece whose terrain counts: 4.8 km. Ground that is laid over a pixel or hides it from further away
-would have to rise above it by 2.8 km at the near edge of the swath (30 degrees), 4.6 km at the far one."""
+"""Patches around a piece whose terrain counts: 4.8 km. Ground further away would have to rise above a pixel by 2.8 km
+to be laid over it (at the near edge of the swath, 30 degrees), by 4.6 km to hide it (at the far one, 46 degrees)."""
 
 LEAST_AREA = np.float32(0.05)
 """A_gamma / A_beta below which a pixel is shadow: it holds hardly any ground, and 1 / 0.05 would raise its noise by
