@@ -79,6 +79,7 @@ parameters = st.builds(
     compression=st.sampled_from(["deflate", "zstd"]),
     thumbnails=st.booleans(),
     boa_offset=st.sampled_from(["auto", "present", "absent"]),
+    backscatter=st.sampled_from(["sigma0", "gamma0-terrain"]),
     s1_unit=st.sampled_from([None, "dB", "power"]),
 )
 blocks = st.tuples(st.integers(0, 90), st.integers(1, 91)).filter(lambda span: span[0] < span[1])

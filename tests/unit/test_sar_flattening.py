@@ -1,15 +1,20 @@
 """Terrain flattening of Sentinel-1 GRD: gamma0 that is known in closed form, or forged facet by facet in numpy."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from numpy.typing import NDArray
+from rasterio.warp import transform_bounds
 
 from landpatch.catalog.scenes import GrdBackscatter, radar_scene
 from landpatch.functions.raster import gdal_environment
 from landpatch.functions.sar import ElevationModel, open_radar
+from landpatch.functions.sar_grd.elevation import Elevation
 from landpatch.functions.sources import read_scene
 from small_grd import CENTRE, GRID, LINE_SECONDS, RADIUS, SPEED, SmallGrd, ecef, terrain, write_dem
 
@@ -84,6 +89,30 @@ def test_beyond_the_elevation_model_the_ground_goes_on_level(tmp_path: Path) -> 
     small = read(safe, write_dem(tmp_path / "small.tif", pixel=50, ground=flat, reach=5500))
     assert np.isfinite(large[:, :, COLUMNS]).all()
     assert small.tobytes() == large.tobytes()
+
+
+def test_elevation_files_beside_the_tile_are_read_too(tmp_path: Path) -> None:
+    # GIVEN a model as STAC items: one file for the tile, one for what lies 8 to 14 km to its west
+    items = []
+    for name, west, width in (("tile", GRID.ulx, 110_000), ("beside", GRID.ulx - 14_000, 6000)):
+        place = Affine(1000, 0, west, 0, -1000, GRID.uly + 10_000)
+        with rasterio.open(
+            tmp_path / f"{name}.tif", "w", "GTiff", count=1, dtype="int16", height=130, width=width // 1000,
+            crs=f"EPSG:{GRID.epsg}", transform=place,
+        ) as dataset:  # fmt: skip
+            dataset.write(np.full(dataset.shape, 100, np.int16), 1)
+            bounds = transform_bounds(dataset.crs, "EPSG:4326", *dataset.bounds)
+        items.append({"type": "Feature", "id": name, "bbox": bounds, "properties": {},
+                      "assets": {"data": {"href": str(tmp_path / f"{name}.tif")}}})  # fmt: skip
+    (tmp_path / "dem.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    # WHEN read 10 km to the west of the tile, THEN there is a height if a margin was asked for
+    longitude, latitude = np.full((7, 7), 12.0), np.full((7, 7), 48.5)
+    for margin, known in ((12_000.0, True), (0.0, False)):
+        with gdal_environment():
+            elevation = Elevation(ElevationModel(str(tmp_path / "dem.json"), "ellipsoid"), GRID, margin)
+            heights = elevation.heights(range(40, 41), range(-9, -8), longitude, latitude)
+            elevation.close()
+        assert (heights == 100).all() if known else np.isnan(heights).all()
 
 
 @pytest.mark.parametrize("heading", [-13.0, 193.0])

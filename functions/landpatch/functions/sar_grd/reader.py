@@ -77,7 +77,8 @@ class GrdReader:
                         f"shape {image.shape}; its annotation {annotation.href} describes uint16 of {self.shape}"
                     )
                 self._images.append(image)
-            self._elevation = opened.enter_context(closing(Elevation(model, grid)))
+            margin = MARGIN_PATCHES * PATCH_METRES if self._flattens else 0
+            self._elevation = opened.enter_context(closing(Elevation(model, grid, margin)))
             self._elevation.require(self._covered_corners())
             self._stack = opened.pop_all()
 
