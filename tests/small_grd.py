@@ -1,5 +1,6 @@
 """A small Sentinel-1 GRD product on a circular orbit, for which the place of every point is known in closed form."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -208,8 +209,14 @@ def terrain(east: Array, north: Array) -> Array:
     return 400 + 900 * np.exp(-(x**2 + y**2) / 8) + 60 * np.sin(x * 1.3) * np.cos(y * 1.1)
 
 
-def write_dem(path: Path, pixel: float = 10.0, reach: float = 9000.0, **changes: Any) -> Path:
-    """``terrain`` as a raster in the tile's zone, ``reach`` metres around CENTRE."""
+def write_dem(
+    path: Path,
+    pixel: float = 10.0,
+    reach: float = 9000.0,
+    ground: Callable[[Array, Array], Array] = terrain,
+    **changes: Any,
+) -> Path:
+    """``ground`` as a raster in the tile's zone, ``reach`` metres around CENTRE."""
     left, top = CENTRE[0] - reach, CENTRE[1] + reach
     count = int(2 * reach / pixel)
     at = (np.arange(count) + 0.5) * pixel
@@ -219,5 +226,5 @@ def write_dem(path: Path, pixel: float = 10.0, reach: float = 9000.0, **changes:
         "transform": Affine(pixel, 0, left, 0, -pixel, top),
     }  # fmt: skip
     with rasterio.open(path, "w", "GTiff", **(profile | changes)) as dataset:
-        dataset.write(terrain(east, north).astype(np.float32), 1)
+        dataset.write(ground(east, north).astype(np.float32), 1)
     return path

@@ -53,3 +53,29 @@ def test_patches_from_a_grd_product(tmp_path: Path, landpatch: Landpatch) -> Non
     assert job["parameters"]["dem_heights"] == "ellipsoid"
     again = landpatch(*words, "--dem", dem, "--dem-heights", "ellipsoid", "--json")
     assert json.loads(again.stdout)["changed"] is False
+
+
+def test_patches_of_flattened_gamma0(tmp_path: Path, landpatch: Landpatch) -> None:
+    optical = SmallScene(x0=41, y0=41, nx=2, ny=2).write(tmp_path / "s2")
+    safe = SmallGrd().write(tmp_path)
+    dem = write_dem(tmp_path / "dem.tif", pixel=40, reach=20_000)
+    words = ["build", optical, "--s1", safe, "--no-labels", "--to", tmp_path / "out", "--workers", 1, "--dem", dem]
+    # WHEN built as gamma0-terrain, THEN items and job say so, and the patches hold it
+    landpatch(*words, "--backscatter", "gamma0-terrain")
+    built = list(items(Dataset.open(tmp_path / "out").table()))
+    assert [item["properties"]["landpatch:backscatter"] for item in built] == ["gamma0-terrain"] * 4
+    expected = np.empty((2, 240, 10_920), np.float32)
+    with gdal_environment():
+        scene = radar_scene(read_scene(str(safe)), backscatter="gamma0-terrain")
+        with open_radar(scene, GRID, ElevationModel(str(dem))) as reader:
+            reader.strip(range(41, 43), expected)
+    for item in built:
+        row, column = (item["properties"]["landpatch:y"] - 41) * 120, item["properties"]["landpatch:x"] * 120
+        with rasterio.open(tmp_path / "out" / item["assets"]["S1"]["href"]) as source:
+            assert source.read().tobytes() == expected[:, row : row + 120, column : column + 120].tobytes()
+    job = json.loads(next((tmp_path / "out/jobs").glob("*/job.json")).read_text())
+    assert job["parameters"]["backscatter"] == "gamma0-terrain"
+    # AND sigma0 of the same scene is another dataset
+    other = landpatch(*words, check=False)
+    assert other.returncode != 0
+    assert "parameters" in other.stderr

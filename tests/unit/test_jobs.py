@@ -79,6 +79,7 @@ parameters = st.builds(
     compression=st.sampled_from(["deflate", "zstd"]),
     thumbnails=st.booleans(),
     boa_offset=st.sampled_from(["auto", "present", "absent"]),
+    backscatter=st.sampled_from(["sigma0", "gamma0-terrain"]),
     s1_unit=st.sampled_from([None, "dB", "power"]),
 )
 blocks = st.tuples(st.integers(0, 90), st.integers(1, 91)).filter(lambda span: span[0] < span[1])
@@ -175,7 +176,7 @@ def test_a_job_s_file_that_is_none(change: dict[str, Any]) -> None:
 
 def test_a_job_recorded_when_parameters_were_fewer_is_the_same_job(ledger: Ledger) -> None:
     document = job().to_document()
-    for name in ("dem", "dem_heights", "dem_sea"):
+    for name in ("dem", "dem_heights", "dem_sea", "backscatter"):
         del document["parameters"][name]
     ledger.storage.put_json(f"jobs/{job().scene}/job.json", document)
     assert ledger.add(job()) is False

@@ -3,7 +3,8 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from landpatch.catalog.errors import InvalidItem, InvalidParameter, InvalidScene, LandpatchError, UnreadableAsset
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.radar_safe import is_radar_safe, radar_safe_item
-from landpatch.catalog.scenes import radar_scene
+from landpatch.catalog.scenes import GrdBackscatter, radar_scene
 from landpatch.catalog.schemas import validate_item
 from landpatch.functions.raster import gdal_environment
 from landpatch.functions.sar import ElevationModel, open_radar
@@ -31,9 +32,16 @@ COLUMNS = slice(40 * 120, 44 * 120)
 Array = NDArray[Any]
 
 
-def read(safe: Path, model: ElevationModel | None, rows: range = ROWS, grid: TileGrid = GRID) -> NDArray[np.float32]:
+def read(
+    safe: Path,
+    model: ElevationModel | None,
+    rows: range = ROWS,
+    grid: TileGrid = GRID,
+    backscatter: GrdBackscatter = "sigma0",
+) -> NDArray[np.float32]:
     out = np.full((2, len(rows) * 120, 10_920), 77, np.float32)
-    with gdal_environment(), open_radar(radar_scene(read_scene(str(safe))), grid, model) as reader:
+    scene = radar_scene(read_scene(str(safe)), backscatter=backscatter)
+    with gdal_environment(), open_radar(scene, grid, model) as reader:
         assert not reader.aligned
         reader.strip(rows, out)
     return out
@@ -606,3 +614,38 @@ def test_forged_backscatter_comes_back(rome: Path, old: bool, tmp_path: Path) ->
         np.testing.assert_allclose(means, level, atol=0.002)
         # Counts are whole numbers: one in about 200 (VV) or 100 (VH) is 0.05 and 0.12 dB in a single pixel.
         np.testing.assert_allclose(plane, level, atol=0.05 if level == -10 else 0.12)
+
+
+def test_on_flat_ground_the_real_tables_say_the_same_of_gamma0(rome: Path, tmp_path: Path) -> None:
+    # GIVEN ground at the height that ESA's incidence angles hold for nearby, and an image of one sigma0
+    safe = forged(rome, tmp_path, False)
+    document = ElementTree.parse(next(rome.glob("annotation/*-vv-*.xml"))).getroot()
+    points = np.array(
+        [
+            [float(point.findtext(name) or "nan") for name in ("longitude", "latitude", "height", "incidenceAngle")]
+            for point in document.iter("geolocationGridPoint")
+        ]
+    )
+    dem = tmp_path / "dem.tif"
+    place = {"crs": "EPSG:32633", "transform": Affine(12000, 0, FORGED.ulx - 9000, 0, -12000, FORGED.uly + 9000)}
+    with rasterio.open(dem, "w", "GTiff", count=1, dtype="int16", height=12, width=12, **place) as dataset:
+        dataset.write(np.full((12, 12), 100, np.int16), 1)
+    # WHEN read as sigma0 and as flattened gamma0, which come from two tables of the product
+    sigma0, gamma0 = (
+        read(safe, ElevationModel(str(dem), "ellipsoid"), FORGED_ROWS, FORGED, quantity)[0, :, FORGED_COLUMNS]
+        for quantity in get_args(GrdBackscatter)
+    )
+    # THEN one is the other over the cosine of ESA's incidence angle
+    from pyproj import Transformer
+
+    east = FORGED.ulx + (np.arange(FORGED_COLUMNS.start, FORGED_COLUMNS.stop) + 0.5) * 10
+    north = FORGED.uly - (np.arange(FORGED_ROWS.start * 120, FORGED_ROWS.stop * 120) + 0.5) * 10
+    east, north = np.meshgrid(east, north)
+    longitude, latitude = Transformer.from_crs(FORGED.epsg, 4326, always_xy=True).transform(east, north)
+    near = np.hypot(points[:, 0] - longitude.mean(), points[:, 1] - latitude.mean()) < 0.6
+    x, y, _, angle = points[near].T
+    terms = np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=1)
+    fit = np.linalg.lstsq(terms, angle, rcond=None)[0]
+    x, y = longitude, latitude
+    cosine = np.cos(np.radians(np.stack([np.ones_like(x), x, y, x * y, x * x, y * y], axis=-1) @ fit))
+    np.testing.assert_allclose(gamma0 - sigma0, -10 * np.log10(cosine), atol=0.02)

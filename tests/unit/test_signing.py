@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,7 +23,11 @@ import rasterio
 from landpatch.catalog.errors import InvalidItem, MissingComponent, UnreadableAsset
 from landpatch.catalog.signing import signed_href, signed_hrefs, unsigned, unsigned_href, without_secrets
 from landpatch.functions.raster import gdal_environment, open_raster
+from landpatch.functions.sar import ElevationModel
+from landpatch.functions.sar_grd.annotation import read_annotation
+from landpatch.functions.sar_grd.elevation import Elevation
 from landpatch.functions.sources import read_scene
+from small_grd import GRID, SmallGrd, write_dem
 
 BLOB = "http://scenes.blob.core.windows.net/s2/B02.tif"
 SIGNED = f"{BLOB}?st=2026-01-01&se=2026-01-02&sp=rl&sv=2024-05-04&sr=c&sig=abc%2Bdef%3D"
@@ -86,6 +91,9 @@ def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Azure]:
     here = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("PC_SDK_SAS_URL", f"{here}/token")
     monkeypatch.setenv("GDAL_HTTP_PROXY", here)
+    monkeypatch.setenv("http_proxy", here)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it keeps the proxies of its first use
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
     Settings.get.cache_clear()
     sas.TOKEN_CACHE.clear()
@@ -111,6 +119,28 @@ def test_a_band_is_opened_with_a_token_and_known_without(azure: Azure, tmp_path:
             open_raster(BLOB.replace("B02", "B03"))
     assert "secret" not in str(refused.value)
     assert azure.asked == ["/token/scenes/s2"]
+
+
+def test_metadata_and_elevation_of_grd_are_read_with_a_token(azure: Azure, tmp_path: Path) -> None:
+    annotation = BLOB.replace("s2/B02.tif", "s1-grd/annotation/iw-vv.xml")
+    azure.file = SmallGrd(shape=(9, 9)).annotation().encode()
+    assert read_annotation(annotation).shape == (9, 9)
+    # The elevation model's items name files of another container.
+    dem = {"type": "Feature", "id": "dem", "assets": {"data": {"href": BLOB.replace("s2/B02", "dem/N48")}}}
+    (tmp_path / "dem.json").write_text(json.dumps({"type": "FeatureCollection", "features": [dem]}))
+    azure.file = write_dem(tmp_path / "dem.tif", pixel=90).read_bytes()
+    with gdal_environment():
+        Elevation(ElevationModel(str(tmp_path / "dem.json")), GRID).close()
+    assert azure.asked == ["/token/scenes/s1-grd", "/token/scenes/dem"]
+    azure.given.clear()  # the storage takes no token any more
+    with pytest.raises(UnreadableAsset, match=r"s1-grd/annotation/iw-vv\.xml cannot be read: .*403") as refused:
+        read_annotation(annotation)
+    with pytest.raises(UnreadableAsset, match=r"sig=\.\.\. cannot be read"):
+        read_annotation(f"{annotation}?sp=rl&sig=secret9")
+    azure.status = 401
+    with pytest.raises(UnreadableAsset, match=r"gives no token for scenes/other .*run the same command again later"):
+        read_annotation(annotation.replace("s1-grd", "other"))
+    assert "secret" not in str(refused.value)
 
 
 def test_a_token_is_used_again_until_shortly_before_its_end(azure: Azure) -> None:

@@ -20,6 +20,7 @@ from landpatch.catalog.names import RadarSceneId, SceneId, parse_tile
 Item = Mapping[str, Any]
 OffsetChoice = Literal["auto", "present", "absent"]
 RadarUnit = Literal["dB", "power"]
+GrdBackscatter = Literal["sigma0", "gamma0-terrain"]
 
 _PRODUCT_KEYS = (
     "s2:product_uri",
@@ -292,12 +293,13 @@ def processing_baseline(item: Item) -> float | None:
         return None
 
 
-def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
+def radar_scene(item: Item, *, unit: RadarUnit | None = None, backscatter: GrdBackscatter = "sigma0") -> RadarScene:
     """The Sentinel-1 scene of a STAC item with absolute hrefs: IW, VV and VH, geocoded or GRD.
 
-    ``unit`` overrules what the item says of its pixels, but for counts of GRD. Such a product is known by its
-    calibration files, named by the item (``schema-calibration-vv``) or beside ``measurement/`` as in its SAFE folder;
-    its items' ``proj:*`` are computed from the bounding box and mean nothing. Raises InvalidItem.
+    ``unit`` overrules what the item says of its pixels, but for counts of GRD, which become ``backscatter``. Such a
+    product is known by its calibration files, named by the item (``schema-calibration-vv``) or beside
+    ``measurement/`` as in its SAFE folder; its items' ``proj:*`` are computed from the bounding box and mean nothing.
+    Raises InvalidItem.
     """
     identifier = _id(item)
     properties = _properties(item)
@@ -315,7 +317,7 @@ def radar_scene(item: Item, *, unit: RadarUnit | None = None) -> RadarScene:
             vv=str(assets["vv"]["href"]),
             vh=str(assets["vh"]["href"]),
             unit="power",
-            backscatter="sigma0",
+            backscatter=backscatter,
             nodata=0,
             grd=grd,
         )

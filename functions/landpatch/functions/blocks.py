@@ -38,7 +38,7 @@ def load_sources(storage: Storage, job: Job) -> Sources:
     return Sources(
         optical_scene(optical, offset=parameters.boa_offset),
         optical,
-        tuple(radar_scene(item, unit=parameters.s1_unit) for item in radars),
+        tuple(radar_scene(item, unit=parameters.s1_unit, backscatter=parameters.backscatter) for item in radars),
         None if job.labels is None else open_labels(job.labels),
         elevation_model(parameters),
     )

@@ -173,7 +173,9 @@ def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collec
     if parameters.require_s1 and not pair.radars:
         raise InvalidItem(f"item {pair.optical.get('id')}: it comes without a Sentinel-1 scene, {_WITHOUT_S1}")
     optical = optical_scene(pair.optical, offset=parameters.boa_offset)
-    radars = tuple(radar_scene(item, unit=parameters.s1_unit) for item in pair.radars)
+    radars = tuple(
+        radar_scene(item, unit=parameters.s1_unit, backscatter=parameters.backscatter) for item in pair.radars
+    )
     ids = [optical.item_id, *(radar.item_id for radar in radars)]
     for item_id in ids:
         if any(mark in item_id for mark in ":/\\\0") or item_id in (".", ".."):

@@ -3,9 +3,11 @@
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
 
 from landpatch.catalog.errors import StorageError, UnreadableAsset
+from landpatch.catalog.signing import signed_href, without_secrets
 from landpatch.catalog.store import Storage
 
 _TIMEOUT = 60.0
@@ -28,11 +30,11 @@ def absolute(href: str) -> str:
 
 
 def read_bytes(href: str) -> bytes:
-    """The whole content of ``href``. Raises UnreadableAsset."""
+    """The whole content of ``href``, signed where it needs a token. Raises as ``signed_href``, UnreadableAsset."""
     scheme = href.partition("://")[0]
     try:
         if scheme in ("http", "https"):
-            with urllib.request.urlopen(href, timeout=_TIMEOUT) as answer:
+            with urllib.request.urlopen(signed_href(href), timeout=_TIMEOUT) as answer:
                 content: bytes = answer.read()
                 return content
         if scheme == "s3":
@@ -40,4 +42,6 @@ def read_bytes(href: str) -> bytes:
             return Storage.open(parent).get(name)
         return local_path(href).read_bytes()
     except (OSError, HTTPException, ValueError, StorageError) as error:
-        raise UnreadableAsset(f"{href} cannot be read: {error}") from error
+        if isinstance(error, HTTPError):
+            error.close()
+        raise UnreadableAsset(without_secrets(f"{href} cannot be read: {error}")) from error

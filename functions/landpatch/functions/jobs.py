@@ -25,7 +25,7 @@ from typing import Any, Literal, Self
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter, LandpatchError
 from landpatch.catalog.grid import TILE_PATCHES
 from landpatch.catalog.names import SceneId
-from landpatch.catalog.scenes import OffsetChoice, RadarUnit
+from landpatch.catalog.scenes import GrdBackscatter, OffsetChoice, RadarUnit
 from landpatch.catalog.store import NotFound, Storage, json_bytes
 
 HeightsAbove = Literal["geoid", "ellipsoid"]
@@ -57,7 +57,8 @@ class Parameters:
     ``cloud_flag``, ``snow_flag``: shares from which the official flags stand.
     ``boa_offset``, ``s1_unit``: overrule what items say of their pixels.
     ``dem``: href of the elevation model by which GRD products are terrain-corrected; its heights are above the geoid
-    or the ellipsoid (``dem_heights``); ``dem_sea``: where it has no file there is sea.
+    or the ellipsoid (``dem_heights``); ``dem_sea``: where it has no file there is sea. ``backscatter``: what GRD
+    products become.
     """
 
     max_unlabelled: float = 0.25
@@ -74,6 +75,7 @@ class Parameters:
     dem: str | None = None
     dem_heights: HeightsAbove = "geoid"
     dem_sea: bool = False
+    backscatter: GrdBackscatter = "sigma0"
 
     def __post_init__(self) -> None:
         for name in ("max_unlabelled", "max_cloud", "max_snow", "cloud_flag", "snow_flag"):
@@ -87,6 +89,7 @@ class Parameters:
             ("boa_offset", ("auto", "present", "absent")),
             ("s1_unit", (None, "dB", "power")),
             ("dem_heights", ("geoid", "ellipsoid")),
+            ("backscatter", ("sigma0", "gamma0-terrain")),
         ):
             if getattr(self, name) not in known:
                 raise InvalidParameter(f"{name} is one of {known}, not {getattr(self, name)!r}")

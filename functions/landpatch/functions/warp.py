@@ -97,7 +97,7 @@ class Lattice:
         self._transformer = None if self._same_crs else self._to_source(dataset.name)
         pixel = math.sqrt(abs(self.transform.determinant))
         self.seam = (_SEAM_DEGREES if self.crs.is_geographic else _SEAM_METRES) / pixel
-        self._last: tuple[range, NDArray[np.float64]] | None = None
+        self._last: tuple[range, range, NDArray[np.float64]] | None = None
         self.shift = self._shift()
 
     def _to_source(self, name: str) -> Any:
@@ -122,21 +122,24 @@ class Lattice:
             and dataset.shape == self.shape
         )
 
-    def knots(self, rows: range) -> NDArray[np.float64]:
-        """Source column and row of the knots of some patch rows.
+    def knots(self, rows: range, columns: range = range(TILE_PATCHES)) -> NDArray[np.float64]:
+        """Source column and row of the knots of some patch rows and columns, which may lie beyond the tile's.
 
-        Shape (2, len(rows) * 6 + 1, 547), float64 pixels; not finite where the source's CRS does not reach.
+        Shape (2, len(rows) * 6 + 1, len(columns) * 6 + 1), float64 pixels; not finite where the source's CRS does
+        not reach.
         """
         last = self._last
-        if last is not None and last[0] == rows:
-            return last[1]
+        if last is not None and last[:2] == (rows, columns):
+            return last[2]
         metres = KNOT_PIXELS * PIXEL_METRES
-        east = self.grid.ulx + metres * np.arange(TILE_PATCHES * _PATCH_KNOTS + 1, dtype=np.float64)
+        east = self.grid.ulx + metres * np.arange(
+            columns.start * _PATCH_KNOTS, columns.stop * _PATCH_KNOTS + 1, dtype=np.float64
+        )
         north = self.grid.uly - metres * np.arange(
             rows.start * _PATCH_KNOTS, rows.stop * _PATCH_KNOTS + 1, dtype=np.float64
         )
         knots = self.position(*np.meshgrid(east, north))
-        self._last = (rows, knots)
+        self._last = (rows, columns, knots)
         return knots
 
     def position(self, east: NDArray[np.float64], north: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -309,13 +312,14 @@ class TileSampler:
     def gather(self, rows: range, columns: range, total: Float32, weight: Float32, reach: Float32) -> None:
         """Add the four source pixels around each pixel's centre to what other rasters of a mosaic gave.
 
-        ``rows``, ``columns``: patch rows and columns, few enough for one source window. Float32 arrays of shape
+        ``rows``, ``columns``: patch rows and columns, few enough for one source window; they may lie beyond the
+        tile's. Float32 arrays of shape
         (len(rows) * 120, len(columns) * 120): ``total`` takes the sum of valid pixels times their bilinear weights,
         ``weight`` the sum of these weights, ``reach`` the weights of all pixels that the source has, nodata or not.
         ``total / weight`` is bilinear, and between rasters that continue each other just as inside one. Raises
         UnreadableAsset.
         """
-        knots = self.lattice.knots(rows)[:, :, columns.start * _PATCH_KNOTS : columns.stop * _PATCH_KNOTS + 1]
+        knots = self.lattice.knots(rows, columns)
         window = self.lattice.window(knots)
         if window is not None:
             _gather(self._values(window, None), *window[:2], knots, self.lattice.seam, total, weight, reach)

@@ -41,17 +41,17 @@ _TIFF = (".tif", ".tiff")
 
 
 class Elevation:
-    """An elevation model at the 10 m pixels of a tile's patches; a context manager.
+    """An elevation model at the 10 m pixels of a tile's patches, and ``margin`` metres around; a context manager.
 
     Raises InvalidParameter for a model that cannot be used, UnreadableAsset, InvalidItem.
     """
 
-    def __init__(self, model: ElevationModel, grid: TileGrid) -> None:
+    def __init__(self, model: ElevationModel, grid: TileGrid, margin: float = 0.0) -> None:
         self._model, self._grid = model, grid
         self._buffers: dict[str, Float32] = {}
         with ExitStack() as opened:
             self._samplers = []
-            for href in _hrefs(model.source, grid):
+            for href in _hrefs(model.source, grid, margin):
                 dataset = opened.enter_context(open_raster(href))
                 _check(href, dataset)
                 self._samplers.append(TileSampler(dataset, grid))
@@ -85,7 +85,7 @@ class Elevation:
             )
 
     def heights(self, rows: range, columns: range, longitude: Float64, latitude: Float64) -> Float32:
-        """Metres above WGS 84 at the pixels of some patches; NaN where the model does not reach.
+        """Metres above WGS 84 at the pixels of some patches, of the margin too; NaN where the model does not reach.
 
         Shape (len(rows) * 120, len(columns) * 120), float32; the next call overwrites it. ``longitude`` and
         ``latitude``: degrees of the patches' knots (every 20 pixels, both ends included).
@@ -128,8 +128,8 @@ def _geoid() -> Float32:
     return np.ascontiguousarray(np.pad(nodes, ((0, 0), (2, 2)), mode="wrap"))
 
 
-def _hrefs(source: str, grid: TileGrid) -> list[str]:
-    """The rasters of a model that may touch a tile."""
+def _hrefs(source: str, grid: TileGrid, margin: float) -> list[str]:
+    """The rasters of a model that may touch a tile, or ``margin`` metres around it."""
     if not is_remote(source) and local_path(source).is_dir():
         found = sorted(str(path) for path in local_path(source).iterdir() if path.suffix.lower() in _TIFF)
         if not found:
@@ -148,14 +148,14 @@ def _hrefs(source: str, grid: TileGrid) -> list[str]:
         raise InvalidItem(f"{source} is neither a STAC item nor an item collection (its type is {kind!r})")
     items = [document] if kind == "Feature" else document.get("features") or []
     base = source if is_remote(source) else str(local_path(source))
-    found = [_asset(with_absolute_hrefs(item, base)) for item in items if _near(item, grid)]
+    found = [_asset(with_absolute_hrefs(item, base)) for item in items if _near(item, grid, margin)]
     if not found:
         raise InvalidParameter(f"none of the {len(items)} items of {source} touches tile {grid.tile}")
     return sorted(set(found))
 
 
-def _near(item: Any, grid: TileGrid) -> bool:
-    """Whether an item's bbox touches the tile's; True where it has none that can be compared."""
+def _near(item: Any, grid: TileGrid, margin: float) -> bool:
+    """Whether an item's bbox touches the tile's with its margin; True where it has none that can be compared."""
     from pyproj import Transformer
 
     box = item.get("bbox") if isinstance(item, dict) else None
@@ -167,7 +167,7 @@ def _near(item: Any, grid: TileGrid) -> bool:
         return True
     to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     left, bottom, right, top = to_degrees.transform_bounds(
-        grid.ulx, grid.uly - TILE_METRES, grid.ulx + TILE_METRES, grid.uly
+        grid.ulx - margin, grid.uly - TILE_METRES - margin, grid.ulx + TILE_METRES + margin, grid.uly + margin
     )
     if top < south or bottom > north:
         return False

@@ -39,7 +39,7 @@ class Geometry:
 
     def __init__(self, annotation: Annotation) -> None:
         self._orbit, self._middle, self._half = _fitted(annotation)
-        self._line_seconds = annotation.line_seconds
+        self.line_seconds = annotation.line_seconds
         self.ground = ground_lines(annotation)
 
     def seen_from_orbit(self, ecef: Float64) -> tuple[Float64, Float64]:
@@ -52,8 +52,22 @@ class Geometry:
 
     def pixels(self, times: Float64, slant_ranges: Float64) -> tuple[Float64, Float64]:
         """Line and sample, (n,) each, of azimuth times and slant ranges; whole numbers are centres of pixels."""
-        lines = times / self._line_seconds
+        lines = times / self.line_seconds
         return lines, samples(lines, slant_ranges, *self.ground)
+
+    def satellite(self, lines: Float64) -> tuple[Float64, Float64, Float64]:
+        """Position, velocity and acceleration (n, 3) when lines (n,) were imaged; metres, seconds, Earth-fixed."""
+        scaled = (lines * self.line_seconds - self._middle) / self._half
+        axes = [Polynomial(axis) for axis in self._orbit]
+        position, velocity, acceleration = (
+            np.stack([axis.deriv(order)(scaled) for axis in axes], axis=1) / self._half**order for order in range(3)
+        )
+        return position, velocity, acceleration
+
+    def samples_a_metre(self, lines: Float64, slant_ranges: Float64) -> Float64:
+        """How many samples a metre of slant range is, (n,), around places in the product."""
+        near, far = (samples(lines, slant_ranges + side, *self.ground) for side in (-50.0, 50.0))
+        return np.asarray((far - near) / 100)
 
     def knots(self, longitude: Float64, latitude: Float64) -> Float64:
         """Line and slant range above points in degrees, as parabolas of height.
@@ -66,7 +80,7 @@ class Geometry:
         for level, reach in enumerate((-1.0, 0.0, 1.0)):
             points = to_ecef(longitude.ravel(), latitude.ravel(), HEIGHT_MIDDLE + reach * HEIGHT_REACH)
             times, ranges = self.seen_from_orbit(points)
-            values[level] = times / self._line_seconds, ranges
+            values[level] = times / self.line_seconds, ranges
         below, middle, above = values
         coefficients = np.stack([middle, (above - below) / 2, (above + below) / 2 - middle], axis=1)
         return coefficients.reshape(6, *shape)

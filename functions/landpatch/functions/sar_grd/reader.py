@@ -1,10 +1,12 @@
-"""A Sentinel-1 GRD product on the patch grid of a tile: sigma0 of VV and VH as float32 decibel.
+"""A Sentinel-1 GRD product on the patch grid of a tile: sigma0 or gamma0 of VV and VH as float32 decibel.
 
 Work goes piece by piece, 7 x 7 patches: the piece's window of both images is read and calibrated in radar
 geometry, then every pixel of the piece takes the bilinear mean, in power, of the four calibrated pixels around its
-place in the product. Neither pieces nor strips change a bit of a pixel.
+place in the product. Neither pieces nor strips change a bit of a pixel: those of sigma0 depend on nothing else, and
+terrain is flattened in pieces of 13 x 13 patches that lie fixed in the tile and are made whole.
 """
 
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from types import TracebackType
 from typing import Any, Self
@@ -25,6 +27,7 @@ from landpatch.functions.sar import ElevationModel, to_decibel
 from landpatch.functions.sar_grd.annotation import Float64, read_annotation, read_calibration, read_noise
 from landpatch.functions.sar_grd.calibration import Calibration, Counts, Float32
 from landpatch.functions.sar_grd.elevation import Elevation
+from landpatch.functions.sar_grd.flattening import MARGIN_PATCHES, Facets, facet_knots
 from landpatch.functions.sar_grd.geometry import (
     HEIGHT_MIDDLE,
     HEIGHT_REACH,
@@ -36,6 +39,7 @@ from landpatch.functions.sar_grd.geometry import (
 from landpatch.functions.warp import KNOT_PIXELS, PATCH_PIXELS, PIXEL_METRES
 
 _PIECE_PATCHES = 7  # a piece's arrays take 40 MB; 13 would take 120 and be no faster
+_FLAT_PATCHES = 13  # divides a tile, and is how many rows a build reads at once; 7 would have twice the margins
 _PATCH_KNOTS = PATCH_PIXELS // KNOT_PIXELS
 _MARGIN = 8  # pixels around what a piece's knots ask for: between knots lie joints of ground range polynomials
 
@@ -52,13 +56,15 @@ class GrdReader:
 
         assert scene.grd is not None
         self.scene, self.grid = scene, grid
+        self._flattens = scene.backscatter == "gamma0-terrain"
+        quantity = "betaNought" if self._flattens else "sigmaNought"
         annotation = read_annotation(scene.grd.annotation)
         self.geometry = Geometry(annotation)
         self.shape = annotation.shape
         self._to_degrees = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
         self._buffers: dict[str, NDArray[Any]] = {}
         self._calibrations = [
-            Calibration(read_calibration(calibration), read_noise(noise), self.shape)
+            Calibration(read_calibration(calibration, quantity), read_noise(noise), self.shape)
             for calibration, noise in zip(scene.grd.calibration, scene.grd.noise, strict=True)
         ]
         with ExitStack() as opened:
@@ -71,7 +77,8 @@ class GrdReader:
                         f"shape {image.shape}; its annotation {annotation.href} describes uint16 of {self.shape}"
                     )
                 self._images.append(image)
-            self._elevation = opened.enter_context(closing(Elevation(model, grid)))
+            margin = MARGIN_PATCHES * PATCH_METRES if self._flattens else 0
+            self._elevation = opened.enter_context(closing(Elevation(model, grid, margin)))
             self._elevation.require(self._covered_corners())
             self._stack = opened.pop_all()
 
@@ -83,8 +90,8 @@ class GrdReader:
     def strip(self, rows: range, out: Float32) -> None:
         """Read some patch rows (0..90) as ``out``, float32 of shape (2, len(rows) * 120, 10920): VV, VH in dB.
 
-        ``10 log10(max(sigma0, 1e-7))``; NaN outside the product, where it has no data, and where the elevation
-        model has none. Raises UnreadableAsset.
+        ``10 log10(max(power, 1e-7))``; NaN outside the product, where it has no data, where the elevation model
+        has none, and, of gamma0, in shadow. Raises UnreadableAsset.
         """
         self.power(rows, range(TILE_PATCHES), out)
         for plane in out:
@@ -93,27 +100,51 @@ class GrdReader:
     def power(self, rows: range, columns: range, out: Float32) -> None:
         """Read some patch rows and columns as ``out``, float32 (2, len(rows) * 120, len(columns) * 120): VV, VH.
 
-        Sigma0 as linear power; NaN as in ``strip``. Raises UnreadableAsset.
+        Sigma0 or gamma0 as linear power; NaN as in ``strip``. Raises UnreadableAsset.
         """
-        for piece_rows in strips(rows.start, rows.stop, _PIECE_PATCHES):
-            for piece_columns in strips(columns.start, columns.stop, _PIECE_PATCHES):
-                lines, pixels = (
-                    slice((part.start - whole.start) * PATCH_PIXELS, (part.stop - whole.start) * PATCH_PIXELS)
-                    for part, whole in ((piece_rows, rows), (piece_columns, columns))
+        for piece_rows in self._pieces(rows):
+            for piece_columns in self._pieces(columns):
+                (lines, from_lines), (pixels, from_pixels) = (
+                    _shared(piece, whole) for piece, whole in ((piece_rows, rows), (piece_columns, columns))
                 )
-                self._piece(piece_rows, piece_columns, out[:, lines, pixels])
+                target = out[:, lines, pixels]
+                size = len(piece_rows) * PATCH_PIXELS, len(piece_columns) * PATCH_PIXELS
+                if target.shape[1:] == size:
+                    self._piece(piece_rows, piece_columns, target)
+                else:
+                    piece = np.empty((2, *size), np.float32)
+                    self._piece(piece_rows, piece_columns, piece)
+                    target[:] = piece[:, from_lines, from_pixels]
+
+    def _pieces(self, asked: range) -> Iterator[range]:
+        """Patch rows (or columns) that hold those asked for."""
+        if not self._flattens:
+            return strips(asked.start, asked.stop, _PIECE_PATCHES)
+        first = asked.start // _FLAT_PATCHES * _FLAT_PATCHES
+        last = -(-asked.stop // _FLAT_PATCHES) * _FLAT_PATCHES
+        return strips(first, min(last, TILE_PATCHES), _FLAT_PATCHES)
 
     def _piece(self, rows: range, columns: range, out: Float32) -> None:
         """The same for a few patches, whose arrays fit into memory at once."""
         out.fill(np.nan)
-        longitude, latitude = self._degrees(
-            np.arange(rows.start * _PATCH_KNOTS, rows.stop * _PATCH_KNOTS + 1.0) * (KNOT_PIXELS * PIXEL_METRES),
-            np.arange(columns.start * _PATCH_KNOTS, columns.stop * _PATCH_KNOTS + 1.0) * (KNOT_PIXELS * PIXEL_METRES),
+        margin_patches = MARGIN_PATCHES if self._flattens else 0
+        wide_rows, wide_columns = (
+            range(part.start - margin_patches, part.stop + margin_patches) for part in (rows, columns)
         )
-        knots = self.geometry.knots(longitude, latitude)
+        longitude, latitude = self._degrees(
+            *(
+                np.arange(part.start * _PATCH_KNOTS, part.stop * _PATCH_KNOTS + 1.0) * (KNOT_PIXELS * PIXEL_METRES)
+                for part in (wide_rows, wide_columns)
+            )
+        )
+        knots = _inner(self.geometry.knots(longitude, latitude), margin_patches * _PATCH_KNOTS)
         if self._window(knots, -500.0, 9000.0, _MARGIN) is None:
             return
-        heights = self._elevation.heights(rows, columns, longitude, latitude)
+        heights = self._elevation.heights(wide_rows, wide_columns, longitude, latitude)
+        facets = None
+        if self._flattens:
+            facets = Facets(facet_knots(self.geometry, longitude, latitude), heights, self.geometry.ground)
+            heights = _inner(heights, margin_patches * PATCH_PIXELS)
         lowest, highest = _extremes(heights)
         if lowest > highest:
             return
@@ -123,8 +154,12 @@ class GrdReader:
             if window is None:
                 return
             powers = self._powers(*window)
+            if facets is not None:
+                facets.flatten(*window[:2], *powers)
             outside = _sample(*powers, *window[:2], *self.shape, knots, heights, *self.geometry.ground, out)
             margin *= 4
+        if facets is not None:
+            facets.mask_hidden(margin_patches * PATCH_PIXELS, out)
 
     def _degrees(self, down: Float64, right: Float64) -> tuple[Float64, Float64]:
         """Longitude and latitude of the lattice of points at these metres from the tile's corner."""
@@ -208,6 +243,22 @@ class GrdReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shared(piece: range, whole: range) -> tuple[slice, slice]:
+    """The pixels that patches of a piece and of a whole share: slices of the whole, of the piece."""
+    first, last = max(piece.start, whole.start) * PATCH_PIXELS, min(piece.stop, whole.stop) * PATCH_PIXELS
+    of_whole, of_piece = (
+        slice(first - part.start * PATCH_PIXELS, last - part.start * PATCH_PIXELS) for part in (whole, piece)
+    )
+    return of_whole, of_piece
+
+
+def _inner(values: NDArray[Any], margin: int) -> NDArray[Any]:
+    """Without so many rows and columns (the last two axes) on all sides; contiguous."""
+    if margin == 0:
+        return values
+    return np.ascontiguousarray(values[..., margin:-margin, margin:-margin])
 
 
 @njit(cache=True, nogil=True)
