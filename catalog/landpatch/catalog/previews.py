@@ -88,9 +88,9 @@ def geotiff(
 
 def patch_planes(dataset: Dataset, href: str, asset: PatchAsset) -> NDArray[Any]:
     """The pixels of one file of the dataset, (planes, pixels, pixels). Raises as ``preview`` does."""
-    try:
-        from landpatch.catalog.cogs import read_planes  # with numba, which a start need not wait for
+    from landpatch.catalog.cogs import read_planes  # with numba, which a start need not wait for
 
+    try:
         return read_planes(dataset.storage.get(href), asset)
     except UnreadableAsset as error:
         raise UnreadableAsset(f"{dataset.storage.url}/{href}: {error}") from error
