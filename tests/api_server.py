@@ -13,7 +13,9 @@ from fastapi import FastAPI
 @contextmanager
 def running(app: FastAPI) -> Iterator[str]:
     """The application at an address, which ends with ``/``; it is shut down afterwards."""
-    listening = socket.create_server(("127.0.0.1", 0))
+    listening = socket.socket(proto=socket.IPPROTO_TCP)  # said, so that asyncio sends small answers at once
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

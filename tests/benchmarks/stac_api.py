@@ -12,6 +12,7 @@ import http.client
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -58,9 +59,10 @@ class Server:
         )
         assert self.process.stderr is not None
         line = self.process.stderr.readline()
-        if "http://" not in line:
+        address = re.search(r"http://[^/]+:(\d+)/", line)
+        if address is None:
             raise SystemExit(f"the server did not start: {line}{self.process.stderr.read()}")
-        self.port = int(line.rsplit(":", 1)[1].strip().strip("/"))
+        self.port = int(address[1])
         try:
             Client(self.port).get("/search", limit=1)
         except BaseException:

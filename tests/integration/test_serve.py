@@ -25,6 +25,7 @@ from landpatch.catalog.renderings import RENDERINGS, picture
 from landpatch.catalog.schemas import validate_item
 from landpatch.catalog.service import BrowserSite, add_browser, add_previews
 from landpatch.catalog.store import Dataset
+from landpatch.functions.serving import _listening
 from small_dataset import Patch, write_dataset
 
 PATCHES = [Patch(10, 20), Patch(11, 20), Patch(10, 21, radar=None, labelled=False)]
@@ -266,3 +267,11 @@ def test_without_the_extra_pip_s_command_is_told(folder: Path, tmp_path: Path) -
     assert result.returncode == 10
     assert "pip install 'landpatch[server]'" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_small_answers_are_sent_at_once() -> None:
+    """asyncio switches Nagle's algorithm off for sockets that say that they are TCP, and accepted ones inherit it."""
+    with _listening("127.0.0.1", 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP

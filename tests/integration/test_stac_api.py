@@ -181,11 +181,17 @@ def test_items_are_those_of_the_parquet(api: Served, client: pystac_client.Clien
 
 def test_fields(api: Served) -> None:
     item = api.found(fields="id,properties.landpatch:split", limit=1)["features"][0]
-    assert item == {
-        "id": item["id"],
-        "collection": COLLECTION,
-        "properties": {"landpatch:split": item["properties"]["landpatch:split"]},
-    }
+    always = {"type": "Feature", "stac_version": "1.1.0", "id": item["id"], "collection": COLLECTION}
+    split = item["properties"]["landpatch:split"]
+    assert item == {**always, "properties": {"landpatch:split": split}}
+    # Included by name wins over excluded; the most specific path decides (Fields extension 1.0.0, rules 5 and 6).
+    for asked in ("-properties,properties.landpatch:split", "-properties.landpatch:split,properties.landpatch:split"):
+        assert api.found(fields=asked, limit=1)["features"] == [item]
+    assert api.found(fields="-id,id", limit=1)["features"] == [always]
+    less = api.found(fields="properties,-properties.landpatch:split", limit=1)["features"][0]
+    assert less.keys() == item.keys()
+    assert "landpatch:labels" in less["properties"]
+    assert "landpatch:split" not in less["properties"]
     item = api.found(fields="-assets,-properties.datetime", limit=1)["features"][0]
     assert "assets" not in item
     assert "datetime" not in item["properties"]

@@ -226,6 +226,10 @@ class BodyFile:
         self._places = np.frombuffer(self._map[tables : tables + 8 * (blocks + 1)], "<u8")
         self._sizes = np.frombuffer(self._map[tables + 8 * (blocks + 1) : -_TAIL.size], "<u8")
 
+    def close(self) -> None:
+        """Let go of the file."""
+        self._map.close()
+
     def bodies(self, rows: Sequence[int]) -> list[bytes]:
         """The bodies of these rows, in the order given."""
         codec = pa.Codec("zstd")

@@ -13,7 +13,6 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import REFERENCE_MAP, PatchAsset
-from landpatch.catalog.cogs import read_planes
 from landpatch.catalog.errors import InvalidParameter, UnreadableAsset
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.renderings import RENDERINGS, Rendering, picture, png
@@ -84,6 +83,8 @@ def geotiff(
 
 def patch_planes(dataset: Dataset, href: str, asset: PatchAsset) -> NDArray[Any]:
     """The pixels of one file of the dataset, (planes, pixels, pixels). Raises as ``preview`` does."""
+    from landpatch.catalog.cogs import read_planes  # with numba, which a start need not wait for
+
     try:
         return read_planes(dataset.storage.get(href), asset)
     except UnreadableAsset as error:

@@ -1,7 +1,8 @@
 """Search over a dataset's ``items.parquet``, on disk or on S3, without a database server.
 
-The parquet is the truth. Its narrow columns are searched in DuckDB (``search_index.py``); what a search finds are
-ranks in the order of ids, and the bodies of a page come by row number (``bodies.py``). A ``Snapshot`` is one state of
+The parquet is the truth. Its narrow columns are searched in DuckDB (``search_index.py``), but ids, boxes and
+geometries lie in memory, 200 bytes an item: a look at those costs a tenth of a query. What a search finds are ranks
+in the order of ids, and the bodies of a page come by row number (``bodies.py``). A ``Snapshot`` is one state of
 the file and never changes; a ``SearchableDataset`` watches the file and swaps snapshots whole, so that no answer
 mixes two states.
 
@@ -15,10 +16,10 @@ import logging
 import os
 import threading
 import time
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,6 @@ _log = logging.getLogger("landpatch.search")
 _REMEMBERED = 128  # counts, and results of spatial conditions, of recent searches
 _CHUNK = 50_000  # geometries looked at between two looks at the clock
 _BODIES = "1.bodies"
-_FENCE = 1024  # ids between two that are known by heart
 _SQL_KINDS = {Kind.NUMBER: "DOUBLE", Kind.TEXT: "VARCHAR", Kind.TIME: "BIGINT", Kind.BOOLEAN: "BOOLEAN"}
 
 
@@ -132,11 +132,13 @@ class Snapshot:
         self.collection = self._collection()
         self._database = self._index(cache, threads or min(os.cpu_count() or 1, 4))
         self.columns = index_columns(self._database)
-        narrow = self._database.execute(f"SELECT row, {', '.join(SIDES)} FROM {TABLE} ORDER BY rank").fetchnumpy()
-        self._rows = np.asarray(narrow["row"])  # by rank
-        fences = self._database.execute(f"SELECT id FROM {TABLE} WHERE rank % {_FENCE} = 0 ORDER BY rank").fetchall()
-        self._fences = [row[0] for row in fences]  # every so many ids: a look at all of them costs 30 ms
-        self._box = {side: np.asarray(narrow[side]) for side in SIDES}
+        # In the order of ranks, as they were put in.
+        with closing(self._database.cursor()) as cursor:
+            held = cursor.sql(f"SELECT row, id, geometry, {', '.join(SIDES)} FROM {TABLE}").to_arrow_table()
+        self._rows = np.from_dlpack(held["row"].combine_chunks())  # by rank, like the others
+        self._ids = held["id"].combine_chunks()
+        self._geometries = held["geometry"].combine_chunks()
+        self._box = {side: np.from_dlpack(held[side].combine_chunks()) for side in SIDES}
         self._crossing = np.flatnonzero(self._box["xmin"] > self._box["xmax"]).astype(np.int32)
         self._groups = RowGroups(self._file, self._alternate)
         self._bodies: BodyFile | None = None
@@ -180,8 +182,11 @@ class Snapshot:
         return folder / f"{place}-{state}-{ending}"
 
     def close(self) -> None:
-        """Let go of the database; searches that still run end first or fail."""
+        """Let go of database and files; searches that still run end first or fail."""
         self._database.close()
+        self._file.close()
+        if self._bodies is not None:
+            self._bodies.close()
 
     # --- searching ------------------------------------------------------------------------------------------------
 
@@ -192,8 +197,18 @@ class Snapshot:
 
         Raises InvalidQuery, SearchTimeout.
         """
+        wanted = [self._sortable(key.name) for key in sort]
+        if after is not None and len(after.values) != len(sort):
+            raise InvalidQuery("the page token belongs to another search: begin again without it")
         with self._searching(query) as search:
-            wanted = [self._sortable(key.name) for key in sort]
+            if not sort and search.rest is TRUE:
+                first = 0 if after is None else self._rank_behind(after.id)
+                if search.chosen is None:
+                    ranks: Sequence[int] = range(first, min(first + limit, len(self)))
+                else:
+                    place = int(np.searchsorted(search.chosen, first))
+                    ranks = search.chosen[place : place + limit].tolist()
+                return [Hit(rank, self._id(rank)) for rank in ranks]
             behind = TRUE if after is None else self._behind(sort, wanted, after)
             order = [
                 f"{column.sql} {'DESC' if key.descending else 'ASC'} NULLS LAST"
@@ -202,11 +217,11 @@ class Snapshot:
             ]
             values = "".join(f", {'NULL' if column is None else column.sql}" for column in wanted)
             rows = search.rows(
-                f"SELECT rank, id{values} FROM {TABLE} WHERE {search.where.sql} AND {behind.sql} "
+                f"SELECT rank{values} FROM {TABLE} WHERE {search.where.sql} AND {behind.sql} "
                 f"ORDER BY {', '.join([*order, 'rank'])} LIMIT {int(limit)}",
                 [*search.where.values, *behind.values],
             )
-        return [Hit(rank, id_, tuple(values)) for rank, id_, *values in rows]
+        return [Hit(rank, self._id(rank), tuple(values)) for rank, *values in rows]
 
     def count(self, query: Query) -> int:
         """How many items match. Raises InvalidQuery, SearchTimeout."""
@@ -216,8 +231,11 @@ class Snapshot:
         known = self._counts.get(key)
         if known is None:
             with self._searching(query) as search:
-                sql = f"SELECT count(*) FROM {TABLE} WHERE {search.where.sql}"
-                known = int(search.rows(sql, search.where.values)[0][0])
+                if search.rest is TRUE and search.chosen is not None:
+                    known = len(search.chosen)
+                else:
+                    sql = f"SELECT count(*) FROM {TABLE} WHERE {search.where.sql}"
+                    known = int(search.rows(sql, search.where.values)[0][0])
             self._remember(self._counts, key, known)
         return known
 
@@ -274,26 +292,17 @@ class Snapshot:
         return found
 
     def rank_of(self, item_id: str) -> int | None:
-        """The rank of an id; None where there is no such item. Raises InvalidQuery, SearchTimeout."""
-        with self._searching(Query()) as search:
-            return dict(self._ranks([item_id], search)).get(item_id)
+        """The rank of an id; None where there is no such item."""
+        rank = bisect_left(range(len(self)), item_id, key=self._id)
+        return rank if rank < len(self) and self._id(rank) == item_id else None
 
-    def _ranks(self, ids: Sequence[str], search: "_Search") -> list[tuple[str, int]]:
-        try:
-            "".join(ids).encode()
-        except UnicodeEncodeError:
-            return []
-        marks = ", ".join("?" for _ in ids)
-        where = f"id IN ({marks})"
-        values: list[str | int] = list(ids)
-        if len(ids) == 1:
-            where, values = f"{where} AND rank BETWEEN ? AND ?", [*values, *self._between_fences(ids[0])]
-        return [(row[0], row[1]) for row in search.rows(f"SELECT id, rank FROM {TABLE} WHERE {where}", values)]
+    def _id(self, rank: int) -> str:
+        id_: str = self._ids[rank].as_py()
+        return id_
 
-    def _between_fences(self, item_id: str) -> tuple[int, int]:
-        """First and last rank that an id can have."""
-        first = max(0, (bisect_right(self._fences, item_id) - 1) * _FENCE)
-        return first, first + _FENCE
+    def _rank_behind(self, item_id: str | None) -> int:
+        """The first rank behind an id as it sorts here and now: the item itself may be gone."""
+        return len(self) if item_id is None else bisect_right(range(len(self)), item_id, key=self._id)
 
     def bodies(self, ranks: Sequence[int]) -> list[bytes]:
         """The items of these ranks as JSON text, open in two places (``bodies.completed``).
@@ -311,8 +320,6 @@ class Snapshot:
 
     def _behind(self, sort: Sequence[SortKey], columns: Sequence[Column | None], after: After) -> Fragment:
         """Condition that an item comes behind a place in the order: lexicographic, with NULLs last."""
-        if len(after.values) != len(columns):
-            raise InvalidQuery("the page token belongs to another search: begin again without it")
         choices: list[str] = []
         values: list[Any] = []
         prefix_values: list[Any] = []
@@ -328,28 +335,36 @@ class Snapshot:
             prefix += f"{column.sql} IS NOT DISTINCT FROM {bound} AND "
             prefix_values.append(value)
         if after.id is not None:
-            # Behind the id as it sorts here and now: the item itself may be gone.
-            behind = f"SELECT min(rank) FROM {TABLE} WHERE id > ? AND rank BETWEEN ? AND ?"
-            choices.append(f"({prefix}rank >= coalesce(({behind}), {len(self)}))")
-            values += [*prefix_values, after.id, *self._between_fences(after.id)]
+            choices.append(f"({prefix}rank >= ?)")
+            values += [*prefix_values, self._rank_behind(after.id)]
         if not choices:
             return FALSE
         return Fragment(f"({' OR '.join(choices)})", tuple(values))
 
     @contextmanager
     def _searching(self, query: Query) -> Iterator["_Search"]:
-        search = _Search(self._database.cursor(), time.monotonic() + self._seconds)
+        search = _Search(self._database, time.monotonic() + self._seconds)
         try:
-            search.where = self._where(query, search)
+            search.chosen = self._chosen(query, search)
+            search.rest = self._rest(query, search)
             yield search
         finally:
-            search.cursor.close()
+            search.close()
 
-    def _where(self, query: Query, search: "_Search") -> Fragment:
-        parts = []
+    def _chosen(self, query: Query, search: "_Search") -> NDArray[np.int32] | None:
+        """Ranks that ids and places leave, sorted; None: all."""
+        chosen = None
+        if query.geometry is not None:
+            chosen = self._related("intersects", query.geometry, search)
         if query.ids is not None:
-            ranks = [rank for _, rank in self._ranks(query.ids, search)]
-            parts.append(self._in_ranks(np.array(sorted(ranks), np.int32), search))
+            ranks = sorted({rank for rank in map(self.rank_of, query.ids) if rank is not None})
+            named = np.array(ranks, np.int32)
+            chosen = named if chosen is None else np.intersect1d(chosen, named, assume_unique=True)
+        return chosen
+
+    def _rest(self, query: Query, search: "_Search") -> Fragment:
+        """What only the database can tell."""
+        parts = []
         if query.interval is not None:
             start, end = query.interval
             time_, first, last = (self.columns[name].sql for name in ("datetime", "start_datetime", "end_datetime"))
@@ -360,19 +375,13 @@ class Snapshot:
                 parts.append(Fragment(f"{ends} >= ?", (start,)))
 
         def spatial(relation: str, geometry: Any) -> Fragment:
-            return self._in_ranks(self._related(relation, geometry, search), search)
+            return search.within(self._related(relation, geometry, search))
 
-        if query.geometry is not None:
-            parts.append(spatial("intersects", query.geometry))
         if query.filter is not None:
             parts.append(condition(query.filter, self.columns, spatial))
         if query.terms is not None:
             parts.append(self._free_text(query.terms))
-        if not parts:
-            return TRUE
-        return Fragment(
-            f"({' AND '.join(part.sql for part in parts)})", tuple(value for part in parts for value in part.values)
-        )
+        return _all_of(parts)
 
     def _free_text(self, terms: Sequence[str]) -> Fragment:
         """Any of the terms in the id, the labels, the country, the split or the tile; case does not matter."""
@@ -418,17 +427,12 @@ class Snapshot:
         for start in range(0, len(near), _CHUNK):
             chunk = near[start : start + _CHUNK]
             # Prepared geometries are the first of the two; what is prepared here is the query's.
-            found.append(chunk[test(geometry, self._shapes(chunk, search))])
+            search.look_at_the_clock()
+            shapes = shapely.from_wkb(self._geometries.take(_arrow(chunk)).to_pylist())
+            found.append(chunk[test(geometry, shapes)])
         result = np.sort(np.concatenate(found)).astype(np.int32)
         self._remember(self._spatial_found, key, result)
         return result
-
-    def _shapes(self, ranks: NDArray[np.int32], search: "_Search") -> Any:
-        import shapely
-
-        some = self._in_ranks(ranks, search)
-        sql = f"SELECT geometry FROM {TABLE} WHERE {some.sql} ORDER BY rank"
-        return shapely.from_wkb([bytes(row[0]) for row in search.rows(sql, some.values)])
 
     def _near(self, west: float, south: float, east: float, north: float) -> NDArray[np.int32]:
         """Ranks of the items whose bbox meets a box; an item's own may cross the antimeridian (west > east)."""
@@ -444,15 +448,6 @@ class Snapshot:
         xmin, ymin, xmax, ymax = (self._box[side][ranks] for side in SIDES)
         within = (xmin >= west) & (xmax <= east) & (ymin >= south) & (ymax <= north) & (xmin <= xmax)
         return np.asarray(within)
-
-    def _in_ranks(self, ranks: NDArray[np.int32], search: "_Search") -> Fragment:
-        if len(ranks) == 0:
-            return FALSE
-        if len(ranks) <= 16:
-            return Fragment(f"rank IN ({', '.join('?' for _ in ranks)})", tuple(ranks.tolist()))
-        if int(ranks[-1]) - int(ranks[0]) + 1 == len(ranks):
-            return Fragment("rank BETWEEN ? AND ?", (int(ranks[0]), int(ranks[-1])))
-        return Fragment(f"rank IN (SELECT rank FROM {search.relation(ranks)})")
 
     def _remember(self, memory: "OrderedDict[Any, Any]", key: Any, value: Any) -> None:
         with self._lock:
@@ -494,28 +489,49 @@ class Snapshot:
 
 
 class _Search:
-    """One search: a connection of its own, its relations, and the time when it must be over."""
+    """One search: what is looked for, the time when it must be over, and a connection of its own if it needs one."""
 
-    def __init__(self, cursor: Any, deadline: float) -> None:
-        self.cursor, self._deadline = cursor, deadline
-        self.where = TRUE
+    chosen: NDArray[np.int32] | None = None
+    """Ranks among which it is looked for, sorted; None: all."""
+    rest: Fragment = TRUE
+    """What else holds."""
+
+    def __init__(self, database: Any, deadline: float) -> None:
+        self._database, self._deadline = database, deadline
+        self._cursor: Any = None
         self._relations = 0
 
-    def relation(self, ranks: NDArray[np.int32]) -> str:
-        """A relation of one column ``rank``, for this search only; its name."""
+    @cached_property
+    def where(self) -> Fragment:
+        """All of it as SQL."""
+        return self.rest if self.chosen is None else _all_of([self.within(self.chosen), self.rest])
+
+    def within(self, ranks: NDArray[np.int32]) -> Fragment:
+        """Condition that a rank is one of these, which are sorted."""
+        if len(ranks) == 0:
+            return FALSE
+        if len(ranks) <= 16:
+            return Fragment(f"rank IN ({', '.join('?' for _ in ranks)})", tuple(ranks.tolist()))
+        if int(ranks[-1]) - int(ranks[0]) + 1 == len(ranks):
+            return Fragment("rank BETWEEN ? AND ?", (int(ranks[0]), int(ranks[-1])))
         name = f"ranks_{self._relations}"
         self._relations += 1
-        self.cursor.register(name, pa.table({"rank": ranks}))
-        return name
+        self._connection().register(name, pa.table({"rank": _arrow(ranks)}))
+        return Fragment(f"rank IN (SELECT rank FROM {name})")
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def _connection(self) -> Any:
+        if self._cursor is None:
+            self._cursor = self._database.cursor()
+        return self._cursor
 
     def rows(self, sql: str, values: Sequence[Any]) -> list[Any]:
         """All rows of a query."""
         return list(self._executed(sql, values, "fetchall"))
-
-    def column(self, sql: str, values: Sequence[Any]) -> NDArray[np.int32]:
-        """The only column of a query."""
-        (column,) = self._executed(sql, values, "fetchnumpy").values()
-        return np.asarray(column)
 
     def look_at_the_clock(self) -> None:
         """Raises SearchTimeout when the time is over."""
@@ -526,11 +542,12 @@ class _Search:
         import duckdb
 
         self.look_at_the_clock()
-        timer = threading.Timer(self._deadline - time.monotonic(), self.cursor.interrupt)
+        cursor = self._connection()
+        timer = threading.Timer(self._deadline - time.monotonic(), cursor.interrupt)
         timer.daemon = True
         timer.start()
         try:
-            return getattr(self.cursor.execute(sql, list(values)), fetch)()
+            return getattr(cursor.execute(sql, list(values)), fetch)()
         except duckdb.InterruptException:
             raise SearchTimeout("the search takes too long: make it narrower") from None
         except (duckdb.OutOfRangeException, duckdb.ConversionException, duckdb.InvalidInputException) as error:
@@ -585,10 +602,11 @@ class SearchableDataset:
         return self._snapshot
 
     def close(self) -> None:
-        """Stop what goes on in the background."""
+        """Stop what goes on in the background, and let go of the files."""
         self._closed.set()
         if self._loading is not None:
             self._loading.join()
+        self._snapshot.close()
 
     def _start(self, work: Any) -> None:
         self._loading = threading.Thread(target=work, name="landpatch-reload", daemon=True)
@@ -639,6 +657,19 @@ _ENUMERATED = (
     "landpatch:boa_offset",
 )
 """Properties whose values are few."""
+
+
+def _arrow(ranks: NDArray[np.int32]) -> pa.Array:
+    """The same memory as an Arrow array; pyarrow's own way imports pandas where there is one, which takes 2 s."""
+    return pa.Array.from_buffers(pa.int32(), len(ranks), [None, pa.py_buffer(np.ascontiguousarray(ranks, np.int32))])
+
+
+def _all_of(parts: Sequence[Fragment]) -> Fragment:
+    if not parts:
+        return TRUE
+    return Fragment(
+        f"({' AND '.join(part.sql for part in parts)})", tuple(value for part in parts for value in part.values)
+    )
 
 
 def _words_counted(vocabulary: Sequence[str], grouped: Sequence[Sequence[int]]) -> list[tuple[str, int]]:

@@ -23,14 +23,17 @@ _TOKEN_LENGTH = 4096
 
 _DEFAULT = ("type", "stac_version", "id", "collection", "geometry", "bbox", "links", "assets", "properties.datetime")
 """What the Fields extension recommends where a request leaves it open."""
+_ALWAYS = ("type", "stac_version", "id", "collection")
+"""What tells any reader that this is an item, and which."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fields:
     """What of an item is wanted, as paths like ``id`` or ``properties.landpatch:split`` (Fields extension 1.0.0).
 
-    Only ``include``: that, the id and the collection. Only ``exclude``: everything else. ``from_default``: what the
-    extension recommends and ``include``, without ``exclude``. What is included by name is never excluded.
+    ``include``: that alone, and what makes it an item; of what lies within it, ``exclude`` is left out. Only
+    ``exclude``: everything else. ``from_default``: what the extension recommends, without ``exclude``. What is
+    included by name is never excluded.
     """
 
     include: frozenset[str] = frozenset()
@@ -45,14 +48,10 @@ class Fields:
                 _remove(kept, path)
             return kept
         kept = {}
-        for path in _DEFAULT if self.from_default else ("id", "collection"):
-            _copy(item, path, kept)
-        for path in self.exclude:
-            _remove(kept, path)
-        for path in self.include:
+        for path in _DEFAULT if self.from_default else (*_ALWAYS, *self.include):
             _copy(item, path, kept)
         for path in self.exclude - self.include:
-            if any(path.startswith(f"{parent}.") for parent in self.include):
+            if self.from_default or any(path.startswith(f"{parent}.") for parent in self.include):
                 _remove(kept, path)
         return kept
 

@@ -349,7 +349,7 @@ def _fields(asked: Any) -> Fields | None:
         raise InvalidQuery("200 fields can be named at once")
     if not include and not exclude and not left_open:
         return None
-    return Fields(frozenset(include), frozenset(exclude), left_open or bool(include and exclude))
+    return Fields(frozenset(include), frozenset(exclude), left_open)
 
 
 # --- answers -----------------------------------------------------------------------------------------------------
