@@ -190,6 +190,35 @@ def test_a_hill_of_one_gamma0_is_flattened(tmp_path: Path) -> None:
     assert np.ptp(sigma0) > 3
 
 
+def peak(east: Array, north: Array) -> Array:
+    """900 m high and half a kilometre wide: up to 47 degrees steep, more than the radar's 42 from above."""
+    x, y = east - CENTRE[0], north - CENTRE[1]
+    return 200 + 900 * np.exp(-(x**2 + y**2) / 2 / 500**2)
+
+
+def test_in_layover_all_ground_counts(tmp_path: Path) -> None:
+    # GIVEN the image of a peak of one gamma0 (-10 dB), parts of which are laid over others
+    product = SmallGrd(shape=(560, 700), tables=[(line, [0, 699], [6000.0, 6000.0]) for line in (0, 559)])
+    counts = np.rint(np.sqrt(0.1 * brightness(product, peak, reach=2600)) * 6000).astype(np.uint16)
+    product.counts = [counts, counts]
+    safe = product.write(tmp_path)
+    error = read(safe, write_dem(tmp_path / "dem.tif", ground=peak))[0][:, COLUMNS] + 10
+    east, north = pixel_centres()
+    towards, flight = sight(product, ecef(east, north, peak(east, north)))
+    up = normals(peak, east, north)
+    up /= np.linalg.norm(up, axis=-1, keepdims=True)
+    across = (up * np.cross(towards, flight)).sum(axis=-1)
+    across *= np.sign(np.median(across))  # below zero where range falls as the ground goes on: laid over
+    shown = -(up * towards).sum(axis=-1)
+    over, gentle = across < 0, (across > 0.15) & (shown > 0.2)
+    # THEN what is laid over has that gamma0 as well, if its pixels are noisy: some hold the edges of the fold
+    assert over.mean() > 0.03
+    assert np.isfinite(error[over]).all()
+    assert abs(np.median(error[over])) < 0.05
+    assert np.percentile(np.abs(error[over]), 95) < 0.7
+    assert np.percentile(np.abs(error[gentle]), 98) < 0.2
+
+
 def test_shadow_is_no_data(tmp_path: Path) -> None:
     # GIVEN a ridge along the flight, 500 m high, that falls steeply on its far side
     product, safe = uniform(tmp_path)

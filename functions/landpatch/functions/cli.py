@@ -115,6 +115,7 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 show_default=True,
                 help="What the heights of --dem are above; Copernicus, SRTM: the geoid.",
             ),
+            click.option("--dem-sea", is_flag=True, help="Where --dem has no file there is sea (Copernicus GLO-30)."),
             click.option(
                 "--backscatter",
                 type=click.Choice(["sigma0", "gamma0-terrain"]),
@@ -122,7 +123,6 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 show_default=True,
                 help="What Sentinel-1 GRD becomes; BigEarthNet's is sigma0, gamma0-terrain is freed of slopes (RTC).",
             ),
-            click.option("--dem-sea", is_flag=True, help="Where --dem has no file there is sea (Copernicus GLO-30)."),
             click.option(
                 "--compression",
                 type=click.Choice(["deflate", "zstd"]),

@@ -2,7 +2,7 @@
 
 Takes terrain-corrected scenes in linear power or in decibel, on any grid; GRD products are left to ``sar_grd``.
 Pixels are averaged in power, never in decibel (the logarithm of a mean is not the mean of logarithms), and only where
-the grids do not coincide. What the backscatter is (sigma0, gamma0) stays as it was: the scene says it.
+the grids do not coincide. What the backscatter of these is (sigma0, gamma0) stays as it was: the scene says it.
 """
 
 from contextlib import ExitStack

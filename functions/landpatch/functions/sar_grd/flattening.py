@@ -93,7 +93,7 @@ class Facets:
         self._knots, self._ground = knots, ground
         self._heights = _continued(heights) if np.isnan(heights).any() else heights
         self._extents = _cell_extents(self._heights)
-        self.steep = bool((self._extents[2] > _STEEP).any())
+        self._steep = bool((self._extents[2] > _STEEP).any())
         self._horizon = np.empty((0, 0), np.float32)
         self._first_line, self._nearest = 0, 0.0
 
@@ -103,7 +103,7 @@ class Facets:
         Shadow is NaN. All of the window's ground must lie in the facets.
         """
         shape = powers[0].shape
-        if self.steep:
+        if self._steep:
             at_sea = _at(self._knots[3:6], -HEIGHT_MIDDLE / HEIGHT_REACH)
             self._first_line, self._nearest = top, float(np.nanmin(at_sea))
             bins = int((float(np.nanmax(at_sea)) - self._nearest) / _BIN) + 2
@@ -122,7 +122,7 @@ class Facets:
         """Set pixels of the ground that are in shadow themselves to NaN: ``out`` (2, rows, columns), which begins at
         row and column ``first`` of the heights. After ``flatten``.
         """
-        if self.steep:
+        if self._steep:
             _mask_hidden(self._knots, self._heights, first, self._first_line, self._nearest, self._horizon, out)
 
 
