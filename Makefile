@@ -23,6 +23,7 @@ browser: runtime ## get and build STAC Browser, once: needs Node.js and the npm 
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
 	-@requirements/components
+	@$(BIN)/python -m compileall -q catalog functions
 	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --durations=15
 
