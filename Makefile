@@ -44,14 +44,14 @@ oracle: dev ## CPU time and memory of Sentinel-1 GRD beside sarsen: make oracle 
 		.venv-oracle/bin/pip install --quiet --require-hashes -r requirements/oracle.txt; }
 	$(BIN)/python -W ignore tests/benchmarks/sar_grd.py $(SAFE)
 
-# What `make demo` and `make serve` install is landpatch[server]. Versions stay as they are unless pyproject.toml asks
+# What `make demo` and `make serve` install has all extras. Versions stay as they are unless pyproject.toml asks
 # for others; make lock UPGRADE=--upgrade takes the newest.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(UPGRADE) --group test --all-extras pyproject.toml requirements/build.in -o requirements/dev.txt
 	cp requirements/dev.txt requirements/runtime.txt
-	$(COMPILE) --extra server pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(COMPILE) --all-extras pyproject.toml requirements/build.in -o requirements/runtime.txt
 	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
