@@ -36,7 +36,8 @@ class Catalogue:
     """``documents`` are the items that it serves, ``page`` how many at a time. ``faults``: of a file's first requests
     how many go wrong, by its path. ``asked`` are the search parameters, ``requests`` the paths, in order of arrival.
     ``signature``: hrefs carry it, and the server takes no other (None: any). ``unsigned``: items go out as they are,
-    whatever they are. ``endless``: every page leads to itself.
+    whatever they are. ``endless``: every page leads to itself. ``gap``: an empty page comes before the second.
+    ``announced``: how many items the server says that there are.
     """
 
     folder: Path
@@ -49,6 +50,8 @@ class Catalogue:
     signature: Callable[[], str | None] = lambda: None
     unsigned: bool = False
     endless: bool = False
+    gap: bool = False
+    announced: int | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     ranges: list[str] = field(default_factory=list)
@@ -127,7 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         link = {"rel": "next", "href": f"{catalogue.url}/search", "method": "POST", "body": body}
         features = [self._signed(item) for item in found[start : start + size]]
         links = [link] if start + size < len(found) else []
-        self._json({"type": "FeatureCollection", "features": features, "links": links})
+        if catalogue.gap and start and "gap" not in asked:
+            features, links = [], [{**link, "body": {**asked, "gap": True}}]
+        counts = {} if catalogue.announced is None else {"numberMatched": catalogue.announced}
+        self._json({"type": "FeatureCollection", "features": features, "links": links, **counts})
 
     def _signed(self, item: dict[str, Any]) -> dict[str, Any]:
         if self.catalogue.unsigned:

@@ -20,6 +20,7 @@ from landpatch.catalog.errors import (
     InvalidItem,
     InvalidParameter,
     LandpatchError,
+    SourceError,
     StorageError,
     UnreadableAsset,
 )
@@ -394,9 +395,22 @@ def test_a_full_disk_is_told(pair: Dataset, tmp_path: Path, component: Callable[
 def test_a_catalogue_that_never_ends_is_left(pair: Dataset, tmp_path: Path) -> None:
     with serve_catalogue(pair, page=1) as catalogue:
         catalogue.endless = True
-        with pytest.raises(UnreadableAsset, match="the same page for ever"):
+        with pytest.raises(SourceError, match="leads back to a page that was read before"):
             download(catalogue.url, tmp_path / "out", manners=BRISK)
         assert len(catalogue.asked) < 5
+
+
+def test_an_empty_page_is_not_the_end(pair: Dataset, tmp_path: Path) -> None:
+    with serve_catalogue(pair, page=1) as catalogue:
+        catalogue.gap = True
+        assert download(catalogue.url, tmp_path / "out", manners=BRISK).items == 2
+
+
+def test_less_than_was_announced_is_an_error(pair: Dataset, tmp_path: Path) -> None:
+    with serve_catalogue(pair) as catalogue:
+        catalogue.announced = 3
+        with pytest.raises(SourceError, match="announces 3 items, but its 1 pages held 2"):
+            download(catalogue.url, tmp_path / "out", manners=BRISK)
 
 
 # --- items of others ----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -10,24 +11,38 @@ import cql2
 import orjson
 from pystac_client import Client, ConformanceClasses
 from pystac_client.exceptions import APIError
-from pystac_client.stac_api_io import StacApiIO
 from pystac_client.warnings import PystacClientWarning
 
 from landpatch.catalog.errors import InvalidParameter, LandpatchError, UnreadableAsset
 from landpatch.catalog.reach import RefusedHref
 from landpatch.catalog.scenes import absolute_href
 from landpatch.catalog.selection import Question, Source, matches
+from landpatch.catalog.stac_api import Pages
 from landpatch.catalog.transfer import Transfer, shown
 
 _PAGE = 250  # items: about 1 MB of JSON, and no API has a lower limit than this
 _IDS_A_REQUEST = 50  # so that they fit into a URL
 
 
-class _ApiIO(StacApiIO):
-    """pystac-client's requests, sent through a Transfer: they keep to the same hosts and wait as long."""
+@dataclass(frozen=True, slots=True)
+class _TransferReader:
+    """Documents through a Transfer: they keep to the same hosts and wait as long as files do."""
+
+    transfer: Transfer
+
+    def json(self, href: str, *, method: str = "GET", body: Any = None, headers: Any = None) -> Any:
+        content = self.transfer.document(href, body=(body or {}) if method == "POST" else None, headers=headers)
+        try:
+            return orjson.loads(content)
+        except orjson.JSONDecodeError as error:
+            raise UnreadableAsset(f"{shown(href)} is not JSON ({error})") from error
+
+
+class _ApiIO(Pages):
+    """pystac-client's requests, sent through a Transfer; pages are walked to their end."""
 
     def __init__(self, transfer: Transfer) -> None:
-        super().__init__(max_retries=None)
+        super().__init__(_TransferReader(transfer), lambda *_: None)
         self._transfer = transfer
 
     def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
@@ -111,14 +126,8 @@ class ApiSource(Source):
                 max_items=None,
             )
         with _explained(self.url):
-            seen: set[str] = set()
             for page in search.pages_as_dicts():
-                found = page["features"]
-                names = {f"{item.get('collection')}/{item.get('id')}" for item in found if isinstance(item, dict)}
-                if names and names <= seen:
-                    raise UnreadableAsset(f"{shown(self.url)} sends the same page for ever")
-                seen |= names
-                for item in found:
+                for item in page["features"]:
                     yield self._absolute(item)
 
     def _absolute(self, item: Any) -> Any:

@@ -8,7 +8,7 @@ within a search, and does not compare what came with what was announced. So the 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import orjson
@@ -81,7 +81,7 @@ class StacApi:
         search = ItemSearch(
             self._search,
             method=self._method,
-            stac_io=_Pages(self._reader, progress),
+            stac_io=Pages(self._reader, progress),
             collections=list(request.collections) or None,
             datetime=f"{request.start:%Y-%m-%dT%H:%M:%SZ}/{request.end:%Y-%m-%dT%H:%M:%SZ}",
             query=dict(request.query) or None,
@@ -94,7 +94,7 @@ class StacApi:
 
 def pages_of(href: str, reader: DocumentReader, progress: Progress) -> Iterator[dict[str, Any]]:
     """The items of an item collection at ``href`` and of the pages that follow it. Raises SourceError."""
-    for page in _Pages(reader, progress).get_pages(href):
+    for page in Pages(reader, progress).get_pages(href):
         yield from page["features"]
 
 
@@ -112,10 +112,17 @@ def search_link(landing: Mapping[str, Any], url: str) -> tuple[str, str] | None:
     return None
 
 
-class _Pages(StacApiIO):
+class JsonReader(Protocol):
+    """Whatever fetches a document of an API, patiently."""
+
+    def json(self, href: str, *, method: str = "GET", body: Any = None, headers: Any = None) -> Any:
+        """The document at ``href``, for which ``body`` is posted where the method is POST."""
+
+
+class Pages(StacApiIO):
     """pystac-client's way to the network, with pages that are walked to their end."""
 
-    def __init__(self, reader: DocumentReader, progress: Progress) -> None:
+    def __init__(self, reader: JsonReader, progress: Progress) -> None:
         super().__init__(max_retries=None)
         self._reader, self._progress = reader, progress
 
