@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +215,9 @@ def test_people_are_led_to_stac_browser_and_programs_to_the_api(
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_tells_one_address_and_ends_when_told(folder: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-m", "landpatch.functions", "serve", str(folder), "--port", "0", "--no-browser"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+    # A test run in the background of a shell ignores Ctrl-C, and so would what it starts.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as server:
         assert server.stderr is not None
         said = server.stderr.readline()
         (address,) = re.findall(r"http://\S+", said)
@@ -264,7 +267,7 @@ def test_without_the_extra_pip_s_command_is_told(folder: Path, tmp_path: Path) -
     result = subprocess.run(
         [sys.executable, "-c", hidden, "serve", str(folder)], capture_output=True, text=True, check=False
     )
-    assert result.returncode == 10
+    assert result.returncode == 12
     assert "pip install 'landpatch[server]'" in result.stderr
     assert result.stderr.count("\n") == 1
 
