@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +214,7 @@ def test_people_are_led_to_stac_browser_and_programs_to_the_api(
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_tells_one_address_and_ends_when_told(folder: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-m", "landpatch.functions", "serve", str(folder), "--port", "0", "--no-browser"]
-    # A test run in the background of a shell ignores Ctrl-C, and so would what it starts.
-    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as server:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         said = server.stderr.readline()
         (address,) = re.findall(r"http://\S+", said)
