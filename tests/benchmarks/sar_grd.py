@@ -25,6 +25,7 @@ from rasterio.transform import from_origin
 
 TILE, FIRST, PATCHES = "33TUG", 40, 17
 PIXELS = PATCHES * 120
+STRIP = 7
 
 
 def peak_bytes() -> int:
@@ -43,14 +44,23 @@ def landpatch(safe: str, dem: str, target: str, backscatter: Any) -> dict[str, A
 
     scene = radar_scene(read_scene(safe), backscatter=backscatter)
     model = ElevationModel(dem, "ellipsoid", sea=True)
-    out = np.empty((2, PIXELS, PIXELS), np.float32)
-    patches = range(FIRST, FIRST + PATCHES)
+    columns = range(FIRST, FIRST + PATCHES)
     before, imported = cpu_seconds(), peak_bytes()
-    with gdal_environment(), GrdReader(scene, TileGrid.from_tile(TILE), model) as reader:
-        reader.power(patches, patches, out)
-    used = cpu_seconds() - before
-    np.save(target, out[0])
-    return {"work": used, "imported": imported}
+    with (
+        gdal_environment(),
+        GrdReader(scene, TileGrid.from_tile(TILE), model) as reader,
+        Path(target).open("wb") as file,
+    ):
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<f4", "fortran_order": False, "shape": (PIXELS, PIXELS)}
+        )
+        # A strip at a time, as a build does it (7 rows: a piece) and as sarsen writes its file.
+        for first in range(FIRST, FIRST + PATCHES, STRIP):
+            rows = range(first, min(first + STRIP, FIRST + PATCHES))
+            out = np.empty((2, len(rows) * 120, PIXELS), np.float32)
+            reader.power(rows, columns, out)
+            file.write(out[0].tobytes())
+    return {"work": cpu_seconds() - before, "imported": imported}
 
 
 def sarsen(safe: str, dem: str, target: str, backscatter: str) -> dict[str, Any]:
