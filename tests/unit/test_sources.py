@@ -70,9 +70,11 @@ def test_what_is_no_item(tmp_path: Path, content: str, says: str) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    for href in (f"{tmp_path}/none.json", f"file://{tmp_path}/none.json", "http://[x/item.json"):
+    for href in (f"{tmp_path}/none.json", f"file://{tmp_path}/none.json"):
         with pytest.raises(UnreadableAsset, match="cannot be read"):
             read_scene(href)
+    with pytest.raises(InvalidItem, match="is no path and no URL"):
+        read_scene("http://[x/item.json")
 
 
 def test_a_folder_that_is_no_safe(tmp_path: Path) -> None:
