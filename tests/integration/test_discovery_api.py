@@ -6,14 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from landpatch.catalog.areas import Area, tile_outline
+from landpatch.catalog.bands import optical_bands
 from landpatch.catalog.errors import SourceError
 from landpatch.catalog.stac_documents import Patience
 from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource, known_sources
+from landpatch.functions.cli import main
 from small_stac import Fault, SmallApi, serve_api
 
 TILES = ("32UQU", "33TUN", "33UUP", "01CCV")
@@ -426,3 +430,52 @@ def test_radar_scenes(server: SmallApi) -> None:
             assert ascending == source.radar(replace(query, relative_orbit=45))
         elsewhere = Area.from_bbox((100, 0, 101, 1)).search_geometry()
         assert _source(api).radar(replace(query, geometry=elsewhere)) == []
+
+
+def _usable(item: dict[str, Any]) -> dict[str, Any]:
+    """With all that patches are made from: product id and bands."""
+    tile, moment = item["id"][4:9], datetime.fromisoformat(item["properties"]["datetime"])
+    product = f"S2A_MSIL2A_{moment:%Y%m%dT%H%M%S}_N0205_R022_T{tile}_{moment:%Y%m%dT%H%M%S}.SAFE"
+    bands = {name: {"href": f"https://data.invalid/{product}/{name}.tif"} for name in optical_bands()}
+    return {**item, "properties": {**item["properties"], "s2:product_uri": product}, "assets": bands}
+
+
+def _radar(item: dict[str, Any]) -> dict[str, Any]:
+    """The Sentinel-1 scene of five hours before."""
+    moment = datetime.fromisoformat(item["properties"]["datetime"]) - timedelta(hours=5)
+    name = f"S1A_IW_GRDH_1SDV_{moment:%Y%m%dT%H%M%S}"
+    return {
+        **item,
+        "id": f"{name}_{item['id'][4:9]}_rtc",
+        "collection": "sentinel-1-rtc",
+        "properties": {
+            "datetime": f"{moment:%Y-%m-%dT%H:%M:%SZ}",
+            "platform": "sentinel-1a",
+            "s1:product_identifier": name,
+            "sar:instrument_mode": "IW",
+            "sar:polarizations": ["VV", "VH"],
+        },
+        "assets": {p: {"href": f"https://data.invalid/{name}/{p}.tif"} for p in ("vv", "vh")},
+    }
+
+
+def test_the_verb_over_a_server_that_fails_every_third_request(tmp_path: Path) -> None:
+    """The best scene and its pair, and the same scene list byte for byte whether the server fails or not."""
+    optical = [_usable(item) for item in ITEMS]
+    best = min(
+        (item for item in optical if item["id"][4:9] == "33UUP" and item["properties"]["datetime"] < "2018"),
+        key=lambda item: (item["properties"]["eo:cloud_cover"], item["properties"]["datetime"]),
+    )
+    days = ("--from", "2017-01-01", "--to", "2017-12-31")
+    with serve_api([*optical, *map(_radar, optical)]) as server:
+        written = []
+        for number, fault in enumerate((lambda _: None, lambda n: Fault(status=503) if n % 3 == 0 else None)):
+            server.fault = fault
+            target = tmp_path / f"{number}.json"
+            arguments = ["discover", "--source", server.url, "--tiles", "33UUP", *days, "--json", "-o", str(target)]
+            done = CliRunner().invoke(main, arguments)
+            assert done.exit_code == 0, done.output
+            (row,) = (json.loads(line) for line in done.stdout.splitlines())
+            assert (row["item"], row["s1"], row["s1_gap_hours"]) == (best["id"], [_radar(best)["id"]], 5.0)
+            written.append(target.read_bytes())
+    assert written[0] == written[1]
