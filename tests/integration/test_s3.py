@@ -1,12 +1,9 @@
 """The same dataset on S3 as in a folder: scenes read from, and patches written to, a real S3 API on loopback."""
 
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from demo_build import Landpatch
 from landpatch.catalog.errors import StorageError
@@ -15,6 +12,7 @@ from landpatch.catalog.selection import Question
 from landpatch.catalog.store import Dataset, Storage
 from landpatch.catalog.subset import download
 from landpatch.catalog.transfer import Expected, Manners, Parts, Transfer
+from s3_server import serve_s3
 from small_dataset import Patch, write_dataset
 from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
 
@@ -23,24 +21,8 @@ BUCKET = "landpatch-test"
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        for name, value in (
-            ("AWS_ENDPOINT_URL", endpoint),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_DEFAULT_REGION", "eu-central-1"),
-        ):
-            monkeypatch.setenv(name, value)
-        client = boto3.client("s3")
-        client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    with serve_s3(monkeypatch, BUCKET) as client:
         yield client
-        # What it stores outlives the server.
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
-    finally:
-        server.stop()
 
 
 def upload(client: object, folder: Path, prefix: str) -> None:

@@ -17,14 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import boto3
 import pyarrow.parquet as pq
 import pystac_client
 import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from api_server import running
 from catalogue_items import COLLECTION, made_up, write_catalogue
@@ -33,6 +31,7 @@ from landpatch.catalog.errors import InvalidParameter
 from landpatch.catalog.items import item_from_row
 from landpatch.catalog.search import SearchableDataset
 from landpatch.catalog.store import ITEMS, Storage
+from s3_server import serve_s3
 from small_dataset import Patch, write_dataset
 
 COUNT = 20_000
@@ -788,24 +787,8 @@ def test_derived_files_change_nothing_and_old_ones_go(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
-        for name, value in (
-            ("AWS_ENDPOINT_URL", endpoint),
-            ("AWS_ACCESS_KEY_ID", "test"),
-            ("AWS_SECRET_ACCESS_KEY", "test"),
-            ("AWS_DEFAULT_REGION", "eu-central-1"),
-        ):
-            monkeypatch.setenv(name, value)
-        boto3.client("s3").create_bucket(
-            Bucket="catalogue", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
+    with serve_s3(monkeypatch, "catalogue"):
         yield "s3://catalogue/europe"
-        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
-    finally:
-        server.stop()
 
 
 def test_a_dataset_on_s3(bucket: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ An API answers in its own order, which is taken over; a dataset's items come in 
 ``maximum`` of them are meant, so that whoever needs the same answer again has to keep it.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
@@ -127,24 +128,24 @@ def _expression(value: str | Mapping[str, Any]) -> str:
 # --- sources ------------------------------------------------------------------------------------------------------
 
 
-class Source:
+class Source(ABC):
     """A catalogue that can be asked. ``url`` is how the user named it."""
 
     url: str
 
+    @abstractmethod
     def collection(self, name: str) -> dict[str, Any]:
         """The collection of this id, as its JSON says."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collection_href(self, name: str) -> str:
         """Where the collection lies."""
-        raise NotImplementedError
 
+    @abstractmethod
     def items(self, question: Question) -> Iterator[Any]:
         """What answers the question: items as their JSON says, asset hrefs such that a Transfer can fetch them, or
         whatever else a server sends. May hold an item twice.
         """
-        raise NotImplementedError
 
     def renewed(self, item: Mapping[str, Any]) -> dict[str, Any] | None:  # noqa: ARG002
         """The item as it is now, with hrefs signed anew; None where there is nothing to renew."""

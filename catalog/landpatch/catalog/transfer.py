@@ -16,6 +16,7 @@ import re
 import stat
 import threading
 import time
+from abc import ABC, abstractmethod
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -526,7 +527,7 @@ def _verify(sink: "_Sink", expected: Expected, media: str) -> None:
 # --- what has come so far -----------------------------------------------------------------------------------------
 
 
-class _Sink:
+class _Sink(ABC):
     """The first bytes of a file, ``size`` of them, of the state that the entity ``tag`` names."""
 
     def __init__(self) -> None:
@@ -558,11 +559,13 @@ class _Sink:
         """The first four bytes."""
         return next(self._content(), b"")[:4]
 
+    @abstractmethod
     def _store(self, piece: bytes) -> None:
-        raise NotImplementedError
+        """Keep the next piece."""
 
+    @abstractmethod
     def _content(self) -> Iterator[bytes]:
-        raise NotImplementedError
+        """What has been kept, in pieces."""
 
 
 class _Buffer(_Sink):
