@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from rasterio import warp
 
@@ -284,6 +284,7 @@ def test_the_footprint_is_1200_m_square(tile: str, x: int, y: int) -> None:
     """GDAL's transformation back to metres, not the one that made the footprint, gives the file's own corners."""
     item = one_item(origin(NORTH.replace("33UUP", tile)), record(x, y))
     assert item["properties"]["proj:code"] == f"EPSG:{TILES[tile]}"
+    assume(item["geometry"]["type"] == "Polygon")  # on 180 degrees: the next test
     (ring,) = item["geometry"]["coordinates"]
     longitude, latitude = np.array(ring).T
     west, south, east, north = item["bbox"]

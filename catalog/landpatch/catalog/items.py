@@ -29,10 +29,9 @@ from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.names import PatchId, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
 from landpatch.catalog.renderings import renders
-from landpatch.catalog.scenes import BoaOffset, RadarScene
+from landpatch.catalog.scenes import STAC_VERSION, BoaOffset, RadarScene
 from landpatch.catalog.splits import Split, splits_by_position
 
-STAC_VERSION = "1.1.0"
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 THUMBNAIL = "thumbnail"

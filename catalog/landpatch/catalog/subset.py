@@ -33,7 +33,7 @@ from landpatch.catalog.errors import (
     LandpatchError,
     StorageError,
 )
-from landpatch.catalog.items import STAC_VERSION, table_from_items
+from landpatch.catalog.items import table_from_items
 from landpatch.catalog.manifest import Files, Manifest, Tree, replace_file
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.placing import (
@@ -45,7 +45,7 @@ from landpatch.catalog.placing import (
     item_id,
     patch_files,
 )
-from landpatch.catalog.scenes import absolute_href
+from landpatch.catalog.scenes import STAC_VERSION, absolute_href
 from landpatch.catalog.selection import Question, Source, open_source
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, Storage, json_bytes
 from landpatch.catalog.transfer import Expected, Manners, Parts, Renew, Transfer, shown
