@@ -79,6 +79,8 @@ def name_countries(
 
 
 def _compacted(storage: Storage, progress: Callable[[int, int], None] | None) -> bool:
+    for folder in ("", "rules"):
+        storage.sweep(folder, lambda _: True)
     try:
         present = storage.get_json(COLLECTION)
     except NotFound:

@@ -169,12 +169,12 @@ def given_names(words: Iterable[str]) -> dict[str, Split]:
     given: dict[str, Split] = {}
     for word in words:
         split, _, names = word.partition("=")
-        for name in filter(None, map(str.strip, names.split(","))):
-            if split not in SPLITS or given.get(name, split) != split:
-                raise InvalidParameter(
-                    f"{word!r}: expected one of {', '.join(SPLITS)}, '=', and names that are in no other split"
-                )
-            given[name] = Split(split)
+        listed = [name for name in map(str.strip, names.split(",")) if name]
+        if split not in SPLITS or not listed or any(given.get(name, split) != split for name in listed):
+            raise InvalidParameter(
+                f"{word!r}: expected one of {', '.join(SPLITS)}, '=', and names that are in no other split"
+            )
+        given |= dict.fromkeys(listed, Split(split))
     return given
 
 
