@@ -121,22 +121,19 @@ class Countries:
 
 def _projected(shape: shapely.MultiPolygon, zone: int) -> shapely.Geometry:
     """What of a country lies within reach of a zone, in its metres; across 180 degrees too."""
-    middle = 6 * zone - 183
-    window = shapely.box(middle - _REACH, -85, middle + _REACH, 85)
-    turned = [
-        shapely.transform(shape, lambda x, y, turn=turn: (x + turn, y), interleaved=False) for turn in (-360, 0, 360)
-    ]
+    west, south, east, north = 6 * zone - 183 - _REACH, -85.0, 6 * zone - 183 + _REACH, 85.0
+    pieces = []
+    for turn in (-360, 0, 360):
+        left, bottom, right, top = shape.bounds
+        if left + turn >= east or right + turn <= west:
+            continue
+        piece = shapely.transform(shape, lambda x, y, turn=turn: (x + turn, y), interleaved=False)
+        if left + turn < west or right + turn > east or bottom < south or top > north:
+            piece = shapely.intersection(shapely.make_valid(piece), shapely.box(west, south, east, north))
+        pieces.append(piece)
+    near = shapely.union_all(pieces) if len(pieces) != 1 else pieces[0]
     to_metres = Transformer.from_crs(4326, 32600 + zone, always_xy=True)
-    near = [
-        piece if shapely.contains_properly(window, piece) else shapely.intersection(shapely.make_valid(piece), window)
-        for piece in turned
-        if shapely.intersects(window, shapely.box(*piece.bounds))
-    ]
-    return shapely.transform(
-        shapely.union_all(near) if len(near) > 1 else (near or [shapely.MultiPolygon()])[0],
-        to_metres.transform,
-        interleaved=False,
-    )
+    return shapely.transform(near, to_metres.transform, interleaved=False)
 
 
 def _size(shape: shapely.MultiPolygon) -> float:

@@ -47,7 +47,7 @@ class SplitCounts:
 def preview(storage: Storage, rule: SplitRule) -> SplitCounts:
     """What ``resplit`` would make of the dataset. Raises InvalidParameter where the rule names what is not there."""
     table = overview(storage, (*NEEDED, _LABELS))
-    rules = Rules(rule, Rules.read(storage).countries)
+    rules = Rules(rule, Rules.read(storage).countries if rule.by == "country" else None)
     assignment = rules.assign(table)
     _check(rule, table, assignment)
     (assigned,) = assignment.into(iter([table]))
