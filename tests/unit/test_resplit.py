@@ -33,6 +33,7 @@ from landpatch.catalog.resplit import name_countries, resplit
 from landpatch.catalog.schemas import validate_collection, validate_item
 from landpatch.catalog.splits import Split, SplitRule
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, Dataset, Storage
+from landpatch.catalog.subset import download
 from landpatch.functions.cli import main
 from s3_server import serve_s3
 from small_dataset import SCENE, Patch, write_dataset
@@ -294,6 +295,25 @@ def test_on_s3_as_in_a_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) ->
         for name in (RULE, COUNTRIES, ITEMS, COLLECTION, *TABLES):
             assert remote.get(name) == local.get(name), name
         assert resplit(remote, SplitRule("country", buffer=0, one_per_ground=True))[1] is False
+
+
+def test_a_download_keeps_the_splits_that_its_source_has(tmp_path: Path) -> None:
+    dataset = write_dataset(str(tmp_path / "dataset"), [Patch(2, 9), Patch(40, 41)])
+    table, rule = dataset.table(), {"by": "blocks", "block": 12_000, "shares": [2, 1, 1], "seed": 0}
+    for name, values in (("landpatch:split", [None, "train"]), ("ml-aoi:split", [None, "train"])):
+        column = table.column_names.index(name)
+        table = table.set_column(column, table.schema.field(column), pa.array(values))
+    pq.write_table(table, tmp_path / "dataset" / ITEMS)
+    dataset.storage.put_json(COLLECTION, {**dataset.collection(), "landpatch:split_rule": rule})
+
+    download(str(tmp_path / "dataset"), tmp_path / "home").check()
+    home = Dataset.open(tmp_path / "home")
+    assert home.table(["landpatch:split"])["landpatch:split"].to_pylist() == [None, "train"]
+    assert home.collection()["landpatch:split_rule"] == rule
+    resplit(home.storage, SplitRule("tile", given={"33UUP": Split.TEST}))
+    assert {row["landpatch:split"] for row in rows(tmp_path / "home")} == {"test"}
+    assert home.collection()["landpatch:split_rule"] == {"by": "tile", "given": {"33UUP": "test"}}
+    assert [link["rel"] for link in home.collection()["links"]].count("derived_from") == 1
 
 
 def test_a_rule_that_cannot_be_read_stops_compaction(dataset: Path) -> None:

@@ -24,6 +24,8 @@ from landpatch.catalog.squares import Ints, Squares
 NATURAL_EARTH = "natural-earth"
 """Instead of a file: the countries of Natural Earth 1:110 m, which come with landpatch."""
 
+# Natural Earth 1:110m Cultural Vectors, Admin 0 Countries (public domain): NAME and shapes, unchanged, as pyogrio
+# carries them among its tests.
 _DATA = "data/natural_earth_110m_countries.fgb"
 # Beyond this many degrees from its meridian a zone's projection says little; no land lies so far from any other.
 _REACH = 40.0
