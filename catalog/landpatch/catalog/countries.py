@@ -74,7 +74,9 @@ class Countries:
         for name, shape in pairs:
             if name and (not only or name in only):
                 found = parts.setdefault(str(name), [])
-                found += [part for part in shapely.get_parts(shape) if part.geom_type == "Polygon"]
+                # Parts of parts: a shape that was mended may be a collection with a multipolygon in it.
+                pieces = shapely.get_parts(shapely.get_parts(shape))
+                found += [piece for piece in pieces if piece.geom_type == "Polygon"]
         joined = {name: shapely.multipolygons(polygons) for name, polygons in parts.items() if polygons}
         if not joined:
             raise InvalidParameter("the boundaries hold no polygon with a name")
