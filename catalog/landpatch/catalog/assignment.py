@@ -9,7 +9,7 @@ so that whatever is built into the dataset later follows the same rules.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -90,10 +90,10 @@ class Rules:
     state: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def read(cls, storage: Storage) -> Self:
-        """What is on storage. Raises InvalidDataset where it cannot be understood."""
+    def read(cls, storage: Storage, paths: Sequence[str] = (RULE, COUNTRIES)) -> Self:
+        """What is on storage, of ``paths``. Raises InvalidDataset where it cannot be understood."""
         found: dict[str, bytes] = {}
-        for path in (RULE, COUNTRIES):
+        for path in paths:
             try:
                 found[path] = storage.get(path)
             except NotFound:

@@ -108,7 +108,7 @@ def compact(
         dropped.update(part.dropped)
     assignment = Assignment(None, None, None)
     if rules.state:
-        assignment = rules.assign(pa.concat_tables(_scenes(storage, found, NEEDED)))
+        assignment = rules.assign(pa.concat_tables(_scenes(storage, found, _columns(NEEDED))))
     summary = Summary()
     official = []
     for number, table in enumerate(assignment.into(_scenes(storage, found))):
@@ -132,12 +132,19 @@ def compact(
     return True
 
 
-def overview(storage: Storage, columns: Sequence[str]) -> pa.Table:
+def overview(
+    storage: Storage, columns: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
     """Some columns (``id`` among them) of all patches, as their parts have them. Raises InvalidDataset for none."""
     found = parts(storage)
     if not found:
         raise InvalidDataset(f"{storage.url} holds no patches of a build, import or download (no parts/)")
-    return pa.concat_tables(_scenes(storage, found, columns))
+    tables = []
+    for table in _scenes(storage, found, _columns(columns)):
+        tables.append(table)
+        if progress:
+            progress(len(tables), len(found))
+    return pa.concat_tables(tables)
 
 
 def _describe(storage: Storage, path: str) -> Part:
@@ -180,22 +187,25 @@ def _in_common(found: list[Part]) -> tuple[str, Nomenclature | None]:
     return collections[0], found[0].nomenclature
 
 
-def _scenes(storage: Storage, found: list[Part], columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def _columns(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in names])
+
+
+def _scenes(storage: Storage, found: list[Part], schema: pa.Schema = SCHEMA) -> Iterator[pa.Table]:
     """The items of one scene after the other, each sorted by id; scenes in the order of their names."""
     for _, group in groupby(found, key=lambda part: part.path.split("/")[1]):
-        tables = [_read(storage, part, columns) for part in group]
+        tables = [_read(storage, part, schema) for part in group]
         if len(tables) == 1:
             yield tables[0]
         else:
             yield pa.concat_tables(tables).sort_by("id")
 
 
-def _read(storage: Storage, part: Part, columns: Sequence[str] | None) -> pa.Table:
-    wanted = SCHEMA if columns is None else pa.schema([SCHEMA.field(name) for name in columns])
+def _read(storage: Storage, part: Part, schema: pa.Schema) -> pa.Table:
     try:
-        table: pa.Table = storage.open_parquet(part.path).read(columns=wanted.names if columns else None)
-        return table.select(wanted.names).cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        table: pa.Table = storage.open_parquet(part.path).read(columns=schema.names)
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError, ValueError) as error:
         raise InvalidDataset(
             f"{storage.url}/{part.path} is damaged ({error}); delete it and its entry under jobs/, and build again"
         ) from error

@@ -44,10 +44,10 @@ class SplitCounts:
         return lines
 
 
-def preview(storage: Storage, rule: SplitRule) -> SplitCounts:
+def preview(storage: Storage, rule: SplitRule, *, progress: Callable[[int, int], None] | None = None) -> SplitCounts:
     """What ``resplit`` would make of the dataset. Raises InvalidParameter where the rule names what is not there."""
-    table = overview(storage, (*NEEDED, _LABELS))
-    rules = Rules(rule, Rules.read(storage).countries if rule.by == "country" else None)
+    table = overview(storage, (*NEEDED, _LABELS), progress=progress)
+    rules = Rules(rule, Rules.read(storage, (COUNTRIES,)).countries if rule.by == "country" else None)
     assignment = rules.assign(table)
     _check(rule, table, assignment)
     (assigned,) = assignment.into(iter([table]))
@@ -61,7 +61,7 @@ def resplit(
 
     Raises InvalidParameter (the rule names what is not there), InvalidDataset, DatasetConflict, StorageError.
     """
-    counts = preview(storage, rule)
+    counts = preview(storage, rule, progress=progress)
     storage.put_changed(RULE, json_bytes(rule.to_document()))
     return counts, _compacted(storage, progress)
 

@@ -522,10 +522,10 @@ def split(
         one_per_ground=one_per_ground,
     )
     storage = Storage.open(dataset)
-    if dry_run:
-        counts, changed = preview(storage, rule), False
-    else:
-        with counting("Splitting scenes") as progress:
+    with counting("Splitting scenes") as progress:
+        if dry_run:
+            counts, changed = preview(storage, rule, progress=progress), False
+        else:
             counts, changed = resplit(storage, rule, progress=progress)
     if as_json:
         out(json.dumps({"dataset": dataset, "changed": changed, **asdict(counts)}))
