@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
     from landpatch.catalog.choice import Per, Preference, TargetDate, choose
+    from landpatch.catalog.countries import Countries
     from landpatch.catalog.discovery import Discovery, discover
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
     from landpatch.catalog.pairing import PairingLimits, pair
+    from landpatch.catalog.resplit import SplitCounts, name_countries, resplit
     from landpatch.catalog.scene_list import write_scene_list
     from landpatch.catalog.selection import Question
     from landpatch.catalog.signing import signed_hrefs
-    from landpatch.catalog.splits import Split, split_by_position
+    from landpatch.catalog.splits import Split, SplitRule, split_by_position
     from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
     from landpatch.catalog.store import Dataset, Storage
     from landpatch.catalog.subset import download
 
 _MODULES = {
     "Area": "areas",
+    "Countries": "countries",
     "Dataset": "store",
     "Discovery": "discovery",
     "Geobox": "grid",
@@ -44,6 +47,8 @@ _MODULES = {
     "SceneId": "names",
     "SceneSource": "stac_sources",
     "Split": "splits",
+    "SplitCounts": "resplit",
+    "SplitRule": "splits",
     "Storage": "store",
     "TargetDate": "choice",
     "TileGrid": "grid",
@@ -53,7 +58,9 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "name_countries": "resplit",
     "pair": "pairing",
+    "resplit": "resplit",
     "signed_hrefs": "signing",
     "split_by_position": "splits",
     "write_scene_list": "scene_list",
@@ -61,6 +68,7 @@ _MODULES = {
 
 __all__ = [
     "Area",
+    "Countries",
     "Dataset",
     "Discovery",
     "Geobox",
@@ -78,6 +86,8 @@ __all__ = [
     "SceneId",
     "SceneSource",
     "Split",
+    "SplitCounts",
+    "SplitRule",
     "Storage",
     "TargetDate",
     "TileGrid",
@@ -87,7 +97,9 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "name_countries",
     "pair",
+    "resplit",
     "signed_hrefs",
     "split_by_position",
     "write_scene_list",

@@ -2,13 +2,14 @@
 
 A part holds the items of one block, and in its metadata what a reader of the dataset needs besides: counts of
 dropped patches, the nomenclature, a digest of its content. Compaction merges parts one scene at a time, so that
-memory does not grow with the dataset, and writes nothing when the parts are the same as the last time.
+memory does not grow with the dataset, and writes nothing when the parts are the same as the last time. Where the
+dataset has rules of its own for splits and countries (``assignment``), it writes what these say.
 """
 
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from landpatch.catalog.assignment import NEEDED, Assignment, Rules
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset
 from landpatch.catalog.items import SCHEMA, Summary, collection_document, parquet_metadata
 from landpatch.catalog.nomenclature import Nomenclature
@@ -96,21 +98,26 @@ def compact(
     found = parts(storage)
     if not found:
         return False
-    state = orjson.dumps([[part.path, part.digest] for part in found])
+    rules = Rules.read(storage)
+    state = orjson.dumps([*((part.path, part.digest) for part in found), *rules.state])
     if _compacted_state(storage) == state:
         return False
     collection, nomenclature = _in_common(found)
     dropped: Counter[str] = Counter()
     for part in found:
         dropped.update(part.dropped)
+    assignment = Assignment(None, None, None)
+    if rules.state:
+        assignment = rules.assign(pa.concat_tables(_scenes(storage, found, _columns(NEEDED))))
     summary = Summary()
     official = []
-    for number, table in enumerate(_scenes(storage, found)):
+    for number, table in enumerate(assignment.into(_scenes(storage, found))):
         summary.add(table)
         official.append(table.select(COLUMNS_NEEDED))
         if progress:
             progress(number + 1, len(found))
     document = collection_document(collection, summary, nomenclature=nomenclature, dropped=dropped)
+    document |= rules.described(assignment)
     if describe is not None:
         document = describe(document)
     clean, flagged = official_tables(pa.concat_tables(official))
@@ -120,9 +127,24 @@ def compact(
     metadata = {**parquet_metadata(document), _PARTS_KEY: state}
     with tempfile.TemporaryDirectory(prefix="landpatch-") as folder:
         file = Path(folder) / ITEMS
-        _write_items(file, _scenes(storage, found), metadata)
+        _write_items(file, assignment.into(_scenes(storage, found)), metadata)
         storage.put_file(ITEMS, file)
     return True
+
+
+def overview(
+    storage: Storage, columns: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
+    """Some columns (``id`` among them) of all patches, as their parts have them. Raises InvalidDataset for none."""
+    found = parts(storage)
+    if not found:
+        raise InvalidDataset(f"{storage.url} holds no patches of a build, import or download (no parts/)")
+    tables = []
+    for table in _scenes(storage, found, _columns(columns)):
+        tables.append(table)
+        if progress:
+            progress(len(tables), len(found))
+    return pa.concat_tables(tables)
 
 
 def _describe(storage: Storage, path: str) -> Part:
@@ -165,21 +187,25 @@ def _in_common(found: list[Part]) -> tuple[str, Nomenclature | None]:
     return collections[0], found[0].nomenclature
 
 
-def _scenes(storage: Storage, found: list[Part]) -> Iterator[pa.Table]:
+def _columns(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in names])
+
+
+def _scenes(storage: Storage, found: list[Part], schema: pa.Schema = SCHEMA) -> Iterator[pa.Table]:
     """The items of one scene after the other, each sorted by id; scenes in the order of their names."""
     for _, group in groupby(found, key=lambda part: part.path.split("/")[1]):
-        tables = [_read(storage, part) for part in group]
+        tables = [_read(storage, part, schema) for part in group]
         if len(tables) == 1:
             yield tables[0]
         else:
             yield pa.concat_tables(tables).sort_by("id")
 
 
-def _read(storage: Storage, part: Part) -> pa.Table:
+def _read(storage: Storage, part: Part, schema: pa.Schema) -> pa.Table:
     try:
-        table: pa.Table = storage.open_parquet(part.path).read()
-        return table.cast(SCHEMA)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
+        table: pa.Table = storage.open_parquet(part.path).read(columns=schema.names)
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, KeyError, ValueError) as error:
         raise InvalidDataset(
             f"{storage.url}/{part.path} is damaged ({error}); delete it and its entry under jobs/, and build again"
         ) from error

@@ -771,7 +771,8 @@ class Summary:
         ):
             tally = self.counts[key]
             for entry in pc.value_counts(column).to_pylist():
-                tally[entry["values"]] = tally.get(entry["values"], 0) + entry["counts"]
+                if entry["values"] is not None:  # a patch that is left out of all splits
+                    tally[entry["values"]] = tally.get(entry["values"], 0) + entry["counts"]
 
 
 def _union(
@@ -822,7 +823,7 @@ def collection_document(
         "title": title or "Land-cover patches of Sentinel-1 and Sentinel-2",
         "description": (
             "Pairs of Sentinel-1 and Sentinel-2 patches of 1200 m with reference map, multi-labels and a split into "
-            "train, validation and test by position, made by landpatch after the rules of BigEarthNet v2.0 "
+            "train, validation and test, made by landpatch after the rules of BigEarthNet v2.0 "
             "(Clasen et al. 2025, arXiv:2407.03653)."
         ),
         "keywords": ["Sentinel-1", "Sentinel-2", "land cover", "multi-label", "segmentation"],

@@ -588,6 +588,8 @@ def _described(document: dict[str, Any], source: Mapping[str, Any], origin: str)
         if isinstance(url, str) and "/scientific/" in url
     }
     return {
+        # By what rule the source was split; a rule that the subset has itself comes after it.
+        **{key: source[key] for key in ("landpatch:split_rule",) if isinstance(source.get(key), Mapping)},
         **document,
         **{key: source[key] for key in _KEPT if key in source},
         "links": [*own, *links, derived],

@@ -60,6 +60,7 @@ def export_folders(
     total: int = overview.num_rows
     report = progress or _silent
     if finished:
+        _write_tables(target, overview)  # splits and countries may be others by now
         report(total, total)
         return total
     problems: list[str] = []
@@ -76,11 +77,14 @@ def export_folders(
             raise
     if problems:
         raise damage_report(problems, f"Everything else is in {target.url}.")
-    clean, flagged = official_tables(overview.select(COLUMNS_NEEDED))
-    target.put(METADATA, write_table(clean))
-    target.put(METADATA_FLAGGED, write_table(flagged))
+    _write_tables(target, overview)
     target.put_json(MARKER, {"scenes": states, "complete": True})
     return total
+
+
+def _write_tables(target: Storage, overview: pa.Table) -> None:
+    for name, table in zip((METADATA, METADATA_FLAGGED), official_tables(overview), strict=True):
+        target.put_changed(name, write_table(table))
 
 
 def _silent(done: int, total: int) -> None:
