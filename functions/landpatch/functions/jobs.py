@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter, LandpatchError
-from landpatch.catalog.grid import TILE_PATCHES
-from landpatch.catalog.names import SceneId
+from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.scenes import GrdBackscatter, HeightsAbove, OffsetChoice, RadarUnit
 from landpatch.catalog.store import NotFound, Storage, json_bytes
 
