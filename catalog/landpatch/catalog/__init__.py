@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
     from landpatch.catalog.pairing import PairingLimits, pair
+    from landpatch.catalog.samples import Samples
     from landpatch.catalog.scene_list import write_scene_list
     from landpatch.catalog.selection import Question
     from landpatch.catalog.signing import signed_hrefs
@@ -41,6 +42,7 @@ _MODULES = {
     "RadarPatchName": "names",
     "RadarQuery": "stac_sources",
     "RadarSceneId": "names",
+    "Samples": "samples",
     "SceneId": "names",
     "SceneSource": "stac_sources",
     "Split": "splits",
@@ -75,6 +77,7 @@ __all__ = [
     "RadarPatchName",
     "RadarQuery",
     "RadarSceneId",
+    "Samples",
     "SceneId",
     "SceneSource",
     "Split",
