@@ -5,7 +5,6 @@ The same application as ``landpatch serve``, without STAC Browser and previews. 
 * ``LANDPATCH_DATASET``: the datasets, ``s3://bucket/prefix``, separated by blanks or commas
 * ``LANDPATCH_ASSETS``: ``presigned`` (default: clients get files from S3, by URLs that are good for an hour) or
   ``served`` (through the function, which answers with 6 MB at most)
-* ``LANDPATCH_TITLE``: of the API
 """
 
 import logging
@@ -19,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from landpatch.catalog.api import Settings, create_app
 from landpatch.catalog.errors import InvalidParameter
 
-DATASET, ASSETS, TITLE = "LANDPATCH_DATASET", "LANDPATCH_ASSETS", "LANDPATCH_TITLE"
+DATASET, ASSETS = "LANDPATCH_DATASET", "LANDPATCH_ASSETS"
 
 # Lambda's answers have 6 MB at most (6,291,556 bytes), of JSON in which every quote of ours is escaped: a tenth more.
 _PAGE_BYTES = 5_000_000
@@ -49,7 +48,6 @@ def _adapter() -> Mangum:
         raise InvalidParameter(f"{ASSETS} is presigned or served, not {assets!r}")
     logging.getLogger("landpatch.access").setLevel(logging.INFO)
     settings = Settings(
-        title=os.environ.get(TITLE, Settings.title),
         page_bytes=_PAGE_BYTES,
         assets=cast(Literal["presigned", "served"], assets),
         cache=None,  # what a function keeps on its disk is gone with it
@@ -74,9 +72,9 @@ class _BelowStage:
 
 
 def _before(event: dict[str, Any]) -> str:
-    """``/stage`` where the address has it: REST APIs say the whole path, HTTP APIs have the stage in theirs."""
+    """``/stage`` where it is part of the address: HTTP APIs have it in their path, REST APIs say both paths."""
     context = event["requestContext"]
     if "http" in context:
         stage = f"/{context.get('stage', '$default')}"
-        return stage if f"{event['rawPath']}/".startswith(f"{stage}/") else ""
+        return stage if f"{context['http']['path']}/".startswith(f"{stage}/") else ""
     return str(context.get("path", "")).removesuffix(event["path"])
