@@ -35,7 +35,7 @@ def pixels(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 layers: list[nn.Module] = []
 for before, after in ((len(bands), 16), (16, 32), (32, 64)):
-    layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+    layers += [nn.Conv2d(before, after, 3, stride=3), nn.BatchNorm2d(after), nn.ReLU()]
 model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, len(classes)))
 optimiser, loss_of = torch.optim.AdamW(model.parameters(), lr=3e-3), nn.BCEWithLogitsLoss()
 losses: list[float] = []
