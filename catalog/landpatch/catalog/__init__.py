@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
     from landpatch.catalog.pairing import PairingLimits, pair
     from landpatch.catalog.resplit import SplitCounts, name_countries, resplit
+    from landpatch.catalog.samples import Samples
     from landpatch.catalog.scene_list import write_scene_list
     from landpatch.catalog.selection import Question
     from landpatch.catalog.signing import signed_hrefs
@@ -44,6 +45,7 @@ _MODULES = {
     "RadarPatchName": "names",
     "RadarQuery": "stac_sources",
     "RadarSceneId": "names",
+    "Samples": "samples",
     "SceneId": "names",
     "SceneSource": "stac_sources",
     "Split": "splits",
@@ -83,6 +85,7 @@ __all__ = [
     "RadarPatchName",
     "RadarQuery",
     "RadarSceneId",
+    "Samples",
     "SceneId",
     "SceneSource",
     "Split",
