@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
+    from landpatch.catalog.official import import_bigearthnet
     from landpatch.catalog.pairing import PairingLimits, pair
     from landpatch.catalog.scene_list import write_scene_list
     from landpatch.catalog.selection import Question
@@ -53,6 +54,7 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "import_bigearthnet": "official",
     "pair": "pairing",
     "signed_hrefs": "signing",
     "split_by_position": "splits",
@@ -87,6 +89,7 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "import_bigearthnet",
     "pair",
     "signed_hrefs",
     "split_by_position",

@@ -827,6 +827,18 @@ def label_item(
     }
 
 
+_COUNTED = {
+    "labels": "landpatch:labels",
+    "splits": "landpatch:split",
+    "tiles": "landpatch:tile",
+    "countries": "landpatch:country",
+    "seasons": "landpatch:season",
+    "platforms": "platform",
+    "codes": "proj:code",
+}
+_FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
+
+
 @dataclass
 class Summary:
     """What a collection says of all its patches together; grows with ``add``."""
@@ -875,18 +887,6 @@ class Summary:
 
     def _count(self, key: str, word: str, count: int) -> None:
         self.counts[key][word] = self.counts[key].get(word, 0) + count
-
-
-_COUNTED = {
-    "labels": "landpatch:labels",
-    "splits": "landpatch:split",
-    "tiles": "landpatch:tile",
-    "countries": "landpatch:country",
-    "seasons": "landpatch:season",
-    "platforms": "platform",
-    "codes": "proj:code",
-}
-_FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
 
 
 def _union(
@@ -1023,6 +1023,17 @@ def collection_document(
         names += ["scientific/v1.0.0"] if "sci:citation" in about else []
         document["stac_extensions"] = [_EXTENSION.format(name) for name in sorted(names)]
     return document
+
+
+ABOUT = ("title", "description", "keywords", "license", "providers", "sci:doi", "sci:citation", "sci:publications")
+"""What a collection says of who made it and on what terms; the rest speaks of its own items."""
+ABOUT_LINKS = ("license", "cite-as", "about", "describedby")
+
+
+def about_of(collection: Mapping[str, Any]) -> dict[str, Any]:
+    """A collection's ABOUT and its links of these kinds, as ``collection_document`` takes them."""
+    links = [link for link in collection["links"] if link["rel"] in ABOUT_LINKS]
+    return {**{key: collection[key] for key in ABOUT if key in collection}, "links": links}
 
 
 def _filled(summaries: dict[str, list[Any]]) -> dict[str, list[Any]]:

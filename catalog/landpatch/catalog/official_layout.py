@@ -21,6 +21,9 @@ TREES: dict[str, tuple[PatchAsset, ...]] = {
 }
 """The trees, and which of our assets are made of what lies in each."""
 
+MARKER = "landpatch.json"
+"""Beside the tables of an export: which scenes are there, in which state, and the collection that they are of."""
+
 BAND_FILES: tuple[PatchAsset, ...] = tuple(
     band for assets in TREES.values() for asset in assets for band in band_files(asset)
 )

@@ -661,6 +661,49 @@ def prepare(
     say(f"{count:,} label features prepared in {destination}")
 
 
+@main.group("import")
+def import_() -> None:
+    """Make a dataset of a published one."""
+
+
+@import_.command(
+    epilog=_EXAMPLE
+    + "landpatch import bigearthnet BigEarthNet/ --to bigearthnet-v2/\n  "
+    + "landpatch import bigearthnet BigEarthNet/ --tables-only --assets-at https://host/BigEarthNet --to catalogue/"
+)
+@click.argument("source", type=click.Path(exists=True))
+@click.option("--to", "destination", required=True, metavar="DEST", help="Folder or s3://bucket/prefix.")
+@click.option("--tables-only", is_flag=True, help="Catalogue the tables; leave the files beside them alone.")
+@click.option(
+    "--assets-at",
+    metavar="URL",
+    help="Items lead to official files below it: URL/BigEarthNet-S2/<scene>/<patch>/<patch>_B02.tif ...",
+)
+@click.option("--collection", metavar="ID", help="Id of the STAC collection. Default: bigearthnet-v2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def bigearthnet(source: str, destination: str, as_json: bool, **options: Any) -> None:
+    """The published BigEarthNet v2.0 as a dataset that can be searched and taken in parts.
+
+    SOURCE is a folder with its metadata tables (or one of them), and beside them the folders BigEarthNet-S1,
+    BigEarthNet-S2 and Reference_Maps, or the .tar.zst archives of these names, which are read as a stream. With the
+    tables alone, items have no files. What is done is not done again.
+    """
+    from landpatch.catalog.official import import_bigearthnet
+    from landpatch.functions.console import counting, out, say
+
+    result = import_bigearthnet(source, destination, show=counting, **options)
+    if as_json:
+        out(json.dumps({"dataset": destination, **asdict(result)}))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in result.dropped.items()) or "none"
+    say(f"{result.patches:,} patches in {destination}; dropped: {dropped}")
+    if result.ignored:
+        say(f"{result.ignored:,} file(s) in the archives belong to no patch of the tables")
+    for problem in result.problems[:_SHOWN]:
+        say(f"dropped: {problem}")
+    result.check()
+
+
 @main.group()
 def export() -> None:
     """Take a dataset out in the formats that existing loaders open."""

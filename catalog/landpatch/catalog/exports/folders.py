@@ -16,8 +16,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from landpatch.catalog.bands import PATCH_ASSETS, S1, PatchAsset, band_files
 from landpatch.catalog.cogs import CogEncoder
@@ -30,13 +32,11 @@ from landpatch.catalog.exports.sources import (
     damage_report,
     fingerprints,
 )
+from landpatch.catalog.items import about_of
 from landpatch.catalog.names import PatchId, RadarPatchName
-from landpatch.catalog.official_layout import TREES, official_stem
+from landpatch.catalog.official_layout import MARKER, TREES, official_stem
 from landpatch.catalog.store import ITEMS, METADATA, METADATA_FLAGGED, Dataset, NotFound, Storage
 from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
-
-MARKER = "landpatch.json"
-"""Beside the tables: which scenes were exported there, and in which state."""
 
 _OPTICAL_TREE, _RADAR_TREE, _MAP_TREE = TREES
 _AHEAD = 64  # patches under way; one is about 0.3 MB
@@ -56,7 +56,9 @@ def export_folders(
     target = Storage.open(destination, create=True)
     states = fingerprints(dataset)
     finished = _claim(target, dataset, states)
-    overview = dataset.table(sorted({"landpatch:scene", *COLUMNS_NEEDED, *asset_columns((S1,), "file:checksum")}))
+    overview = dataset.table(
+        sorted({"landpatch:scene", "landpatch:backscatter", *COLUMNS_NEEDED, *asset_columns((S1,), "file:checksum")})
+    )
     total: int = overview.num_rows
     report = progress or _silent
     if finished:
@@ -79,8 +81,20 @@ def export_folders(
     clean, flagged = official_tables(overview.select(COLUMNS_NEEDED))
     target.put(METADATA, write_table(clean))
     target.put(METADATA_FLAGGED, write_table(flagged))
-    target.put_json(MARKER, {"scenes": states, "complete": True})
+    target.put_json(MARKER, {"scenes": states, "complete": True, "collection": _collection(dataset, overview)})
     return total
+
+
+def _collection(dataset: Dataset, overview: pa.Table) -> dict[str, Any]:
+    """What the tree itself cannot say, for an import of it: the collection's words, nomenclature, backscatter."""
+    document = dataset.collection()
+    backscatter = pc.unique(overview.column("landpatch:backscatter")).drop_null().to_pylist()
+    return {
+        **about_of(document),
+        "id": document["id"],
+        "landpatch:nomenclature": document.get("landpatch:nomenclature"),
+        "landpatch:backscatter": backscatter[0] if len(backscatter) == 1 else None,
+    }
 
 
 def _silent(done: int, total: int) -> None:
