@@ -81,7 +81,9 @@ def write_part(
         "nomenclature": nomenclature.to_document() if nomenclature else None,
     }
     target = pa.BufferOutputStream()
-    table = table.replace_schema_metadata({**parquet_metadata(None), _PART_KEY: orjson.dumps(description)})
+    table = table.replace_schema_metadata(
+        {**parquet_metadata(None), _PART_KEY: orjson.dumps(description, option=orjson.OPT_SORT_KEYS)}
+    )
     pq.write_table(table, target, compression="zstd", row_group_size=ROW_GROUP)
     storage.put(path, target.getvalue().to_pybytes())
     return digest.hexdigest()

@@ -52,6 +52,8 @@ _ALWAYS = (
     "raster/v2.0.0",
     "sat/v1.2.0",
 )
+# Their schemas want an asset with one of their fields.
+_OF_FILES = ("eo/v2.0.0", "file/v2.1.0", "raster/v2.0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,12 +320,12 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
     def each(name: str, values: Iterable[Any]) -> pa.Array:
         return pa.array(values, SCHEMA.field(name).type)
 
-    kinds = [_Kind(record.radar is not None, THUMBNAIL in record.files) for record in records]
+    kinds = [_Kind(record.radar is not None, THUMBNAIL in record.files, bool(record.files)) for record in records]
     nomenclature = origin.labels.nomenclature if origin.labels else None
     columns: dict[str, pa.Array] = {
         "type": same("type", "Feature"),
         "stac_version": same("stac_version", STAC_VERSION),
-        "stac_extensions": _choose([record.radar is not None for record in records], "stac_extensions", origin),
+        "stac_extensions": _choose(kinds, "stac_extensions", origin),
         "id": each("id", [str(scene.patch(record.x, record.y)) for record in records]),
         "geometry": pa.array(_polygons(rings), pa.binary()),
         "bbox": pa.StructArray.from_arrays(
@@ -337,7 +339,7 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
         "end_datetime": each("end_datetime", [_span(origin, radar)[1] for radar in radars]),
         "platform": same("platform", f"sentinel-2{scene.platform[-1].lower()}"),
         "constellation": same("constellation", "sentinel-2"),
-        "instruments": _choose([record.radar is not None for record in records], "instruments", origin),
+        "instruments": _choose(kinds, "instruments", origin),
         "gsd": same("gsd", 10.0),
         "eo:cloud_cover": each("eo:cloud_cover", [_percent(record.cloud) for record in records]),
         "eo:snow_cover": each("eo:snow_cover", [_percent(record.snow) for record in records]),
@@ -400,6 +402,7 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
 class _Kind:
     radar: bool
     thumbnail: bool
+    files: bool
 
 
 def _offset_word(offset: BoaOffset) -> str:
@@ -420,18 +423,21 @@ def _gap_hours(origin: Origin, radar: RadarScene | None) -> float | None:
     return None if radar is None else round(abs((radar.sensed - origin.sensed).total_seconds()) / 3600, 4)
 
 
-def _extensions(origin: Origin, radar: bool) -> list[str]:
-    names = [*_ALWAYS, *(["sar/v1.3.0"] if radar else []), *(["label/v1.0.1"] if origin.labels else [])]
+def _extensions(origin: Origin, radar: bool, files: bool) -> list[str]:
+    names = [*(name for name in _ALWAYS if files or name not in _OF_FILES)]
+    names += ["sar/v1.3.0"] if radar and files else []
+    names += ["label/v1.0.1"] if origin.labels else []
     return [_EXTENSION.format(name) for name in sorted(names)]
 
 
-def _choose(with_radar: Sequence[bool], name: str, origin: Origin) -> pa.Array:
-    """A column with one of two nested values: for patches without and with Sentinel-1."""
+def _choose(kinds: Sequence["_Kind"], name: str, origin: Origin) -> pa.Array:
+    """A column with one of four nested values: for patches without and with Sentinel-1, without and with files."""
     if name == "instruments":
-        values: list[Any] = [["msi"], ["msi", "c-sar"]]
+        values: list[Any] = [["msi"], ["msi", "c-sar"]] * 2
     else:
-        values = [_extensions(origin, radar=False), _extensions(origin, radar=True)]
-    return pa.array(values, SCHEMA.field(name).type).take(pa.array(np.array(with_radar, np.int64)))
+        values = [_extensions(origin, radar, files) for files in (False, True) for radar in (False, True)]
+    index = [kind.radar + 2 * kind.files for kind in kinds]
+    return pa.array(values, SCHEMA.field(name).type).take(pa.array(np.array(index, np.int64)))
 
 
 def _label_properties(nomenclature: Nomenclature | None) -> dict[str, Any]:
@@ -607,7 +613,12 @@ def linked_table(table: pa.Table, base: str) -> pa.Table:
     assets = pa.StructArray.from_arrays(
         [children.get(field.name, pa.nulls(len(patches), field.type)) for field in kind], fields=list(kind)
     )
-    return table.set_column(LINKED_SCHEMA.get_field_index("assets"), LINKED_SCHEMA.field("assets"), assets)
+    extensions = [
+        sorted({*urls, *map(_EXTENSION.format, ("eo/v2.0.0", "raster/v2.0.0", *(["sar/v1.3.0"] if radar else [])))})
+        for urls, radar in zip(table.column("stac_extensions").to_pylist(), radars, strict=True)
+    ]
+    columns = {"assets": assets, "stac_extensions": pa.array(extensions, pa.list_(pa.string()))}
+    return pa.table([columns.get(name, table.column(name)) for name in LINKED_SCHEMA.names], schema=LINKED_SCHEMA)
 
 
 def multihash(sha256: str) -> str:
@@ -929,8 +940,13 @@ def collection_document(
     }
     bbox = list(summary.bbox) if summary.bbox else [-180.0, -90.0, 180.0, 90.0]
     interval = [rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
-    names = ["eo/v2.0.0", "ml-aoi/v0.2.0", "projection/v2.0.0", "raster/v2.0.0", "render/v2.0.0", "sar/v1.3.0"]
-    if nomenclature is not None:
+    names = ["ml-aoi/v0.2.0", "projection/v2.0.0"]
+    pictures = {name: one for name, one in renders(nomenclature).items() if set(one["assets"]) <= assets.keys()}
+    if assets:
+        names += ["eo/v2.0.0", "raster/v2.0.0", "sar/v1.3.0"]
+    if pictures:
+        names.append("render/v2.0.0")
+    if nomenclature is not None and assets:
         names.append("classification/v1.1.0")
     document: dict[str, Any] = {
         "type": "Collection",
@@ -969,10 +985,8 @@ def collection_document(
                 "landpatch:season": sorted(summary.counts["seasons"]),
             }
         ),
-        "item_assets": assets,
-        "renders": {
-            name: render for name, render in renders(nomenclature).items() if set(render["assets"]) <= assets.keys()
-        },
+        **({"item_assets": assets} if assets else {}),
+        **({"renders": pictures} if pictures else {}),
         "assets": {
             "items": {
                 "href": "items.parquet",

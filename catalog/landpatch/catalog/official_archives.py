@@ -76,7 +76,7 @@ class ArchiveReader:
         with pa.OSFile(str(self._path)) as file, closing(_Stream(self._path, file)) as stream:
             archive = tarfile.open(None, "r|", cast("Any", stream), _BUFFER)  # noqa: SIM115 - closes nothing
             while (member := archive.next()) is not None:
-                archive.members = []  # which would grow to gigabytes
+                cast("Any", archive).members = []  # which would grow to gigabytes
                 stream.allow()
                 self._report(file.tell(), size)
                 found = self._checked(member)
