@@ -153,7 +153,7 @@ def by_geopandas(dataset: Path) -> Counter[tuple[str, str]]:
     names = ["scene", "split", "country", "labels", "contains_seasonal_snow", "contains_cloud_or_shadow"]
     columns = [f"landpatch:{name}" for name in names]
     frame = geopandas.read_parquet(dataset / "items.parquet", columns=["geometry", *columns])
-    assert frame.crs.to_epsg() == 4326
+    assert frame.crs == "OGC:CRS84"
     lists = [frame[column].tolist() for column in columns]
     return counted((*row[:4], row[4] or row[5]) for row in zip(*lists, strict=True))
 
