@@ -421,6 +421,8 @@ def test_the_command(tree: Path, tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["patches"] == 3
+    done = CliRunner().invoke(main, ["status", str(tmp_path / "dataset")])
+    assert done.stdout == "3 patches, imported or downloaded; dropped: none\n"
     done = CliRunner().invoke(
         main, ["import", "bigearthnet", str(tree / "BigEarthNet-S2"), "--to", str(tmp_path / "x")]
     )

@@ -407,14 +407,22 @@ def retry(
 @_verb
 def status(dataset: str, as_json: bool) -> None:
     """What is done, dropped, failed and why."""
-    from landpatch.catalog.store import Storage
+    from landpatch.catalog.store import COLLECTION, Storage
     from landpatch.functions.console import out
     from landpatch.functions.jobs import Ledger
 
-    entries = list(Ledger(Storage.open(dataset)).entries())
+    storage = Storage.open(dataset)
+    entries = list(Ledger(storage).entries())
     if as_json:
         for entry in entries:
             out(json.dumps(asdict(entry)))
+        return
+    if not entries and storage.exists(COLLECTION):  # nothing was built here: an import or a download
+        document = storage.get_json(COLLECTION)
+        dropped = (
+            ", ".join(f"{reason} {count:,}" for reason, count in document["landpatch:dropped"].items()) or "none"
+        )
+        out(f"{document['landpatch:patches']:,} patches, imported or downloaded; dropped: {dropped}")
         return
     width = max((len(entry.scene) for entry in entries), default=5)
     out(f"{'scene':{width}}  {'block':10}  {'state':10}  {'kept':>6}  {'dropped':>7}  seconds  what")
@@ -425,12 +433,12 @@ def status(dataset: str, as_json: bool) -> None:
             f"{sum(entry.dropped.values()):7}  {entry.seconds:7.1f}  {what}"
         )
     states = Counter(entry.state.value for entry in entries)
-    dropped: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for entry in entries:
-        dropped.update(entry.dropped)
+        reasons.update(entry.dropped)
     out(
         f"{sum(entry.kept for entry in entries):,} patches; dropped: "
-        + (", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "none")
+        + (", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none")
         + "; blocks: "
         + (", ".join(f"{state} {count}" for state, count in sorted(states.items())) or "none")
     )
