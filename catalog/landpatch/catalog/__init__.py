@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
+    from landpatch.catalog.official import import_bigearthnet
     from landpatch.catalog.pairing import PairingLimits, pair
     from landpatch.catalog.resplit import SplitCounts, name_countries, resplit
     from landpatch.catalog.samples import Samples
@@ -60,6 +61,7 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "import_bigearthnet": "official",
     "name_countries": "resplit",
     "pair": "pairing",
     "resplit": "resplit",
@@ -100,6 +102,7 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "import_bigearthnet",
     "name_countries",
     "pair",
     "resplit",

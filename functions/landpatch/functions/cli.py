@@ -417,14 +417,22 @@ def retry(
 @_verb
 def status(dataset: str, as_json: bool) -> None:
     """What is done, dropped, failed and why."""
-    from landpatch.catalog.store import Storage
+    from landpatch.catalog.store import COLLECTION, Storage
     from landpatch.functions.console import out
     from landpatch.functions.jobs import Ledger
 
-    entries = list(Ledger(Storage.open(dataset)).entries())
+    storage = Storage.open(dataset)
+    entries = list(Ledger(storage).entries())
     if as_json:
         for entry in entries:
             out(json.dumps(asdict(entry)))
+        return
+    if not entries and storage.exists(COLLECTION):  # nothing was built here: an import or a download
+        document = storage.get_json(COLLECTION)
+        dropped = (
+            ", ".join(f"{reason} {count:,}" for reason, count in document["landpatch:dropped"].items()) or "none"
+        )
+        out(f"{document['landpatch:patches']:,} patches, imported or downloaded; dropped: {dropped}")
         return
     width = max((len(entry.scene) for entry in entries), default=5)
     out(f"{'scene':{width}}  {'block':10}  {'state':10}  {'kept':>6}  {'dropped':>7}  seconds  what")
@@ -435,12 +443,12 @@ def status(dataset: str, as_json: bool) -> None:
             f"{sum(entry.dropped.values()):7}  {entry.seconds:7.1f}  {what}"
         )
     states = Counter(entry.state.value for entry in entries)
-    dropped: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for entry in entries:
-        dropped.update(entry.dropped)
+        reasons.update(entry.dropped)
     out(
         f"{sum(entry.kept for entry in entries):,} patches; dropped: "
-        + (", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "none")
+        + (", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none")
         + "; blocks: "
         + (", ".join(f"{state} {count}" for state, count in sorted(states.items())) or "none")
     )
@@ -795,6 +803,49 @@ def prepare(
             source, destination, nomenclature=table, code_column=code_column, layer=layer, progress=progress
         )
     say(f"{count:,} label features prepared in {destination}")
+
+
+@main.group("import")
+def import_() -> None:
+    """Make a dataset of a published one."""
+
+
+@import_.command(
+    epilog=_EXAMPLE
+    + "landpatch import bigearthnet BigEarthNet/ --to bigearthnet-v2/\n  "
+    + "landpatch import bigearthnet BigEarthNet/ --tables-only --assets-at https://host/BigEarthNet --to catalogue/"
+)
+@click.argument("source", type=click.Path(exists=True))
+@click.option("--to", "destination", required=True, metavar="DEST", help="Folder or s3://bucket/prefix.")
+@click.option("--tables-only", is_flag=True, help="Catalogue the tables; leave the files beside them alone.")
+@click.option(
+    "--assets-at",
+    metavar="URL",
+    help="Items lead to official files below it: URL/BigEarthNet-S2/<scene>/<patch>/<patch>_B02.tif ...",
+)
+@click.option("--collection", metavar="ID", help="Id of the STAC collection. Default: bigearthnet-v2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def bigearthnet(source: str, destination: str, as_json: bool, **options: Any) -> None:
+    """The published BigEarthNet v2.0 as a dataset that can be searched and taken in parts.
+
+    SOURCE is a folder with its metadata tables (or one of them), and beside them the folders BigEarthNet-S1,
+    BigEarthNet-S2 and Reference_Maps, or the .tar.zst archives of these names, which are read as a stream. With the
+    tables alone, items have no files. What is done is not done again.
+    """
+    from landpatch.catalog.official import import_bigearthnet
+    from landpatch.functions.console import counting, out, say
+
+    result = import_bigearthnet(source, destination, show=counting, **options)
+    if as_json:
+        out(json.dumps({"dataset": destination, **asdict(result)}))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in result.dropped.items()) or "none"
+    say(f"{result.patches:,} patches in {destination}; dropped: {dropped}")
+    if result.ignored:
+        say(f"{result.ignored:,} file(s) in the archives belong to no patch of the tables")
+    for problem in result.problems[:_SHOWN]:
+        say(f"dropped: {problem}")
+    result.check()
 
 
 @main.group()
