@@ -91,14 +91,32 @@ def compact(
     collection says of the dataset.
 
     Written in the order official tables, collection, ``items.parquet``: whoever sees the new items finds the rest.
+    May run several times at once: what is written last is of all the parts that were there before it.
     Raises InvalidDataset (damaged part), DatasetConflict (parts that do not belong together), StorageError.
     """
     found = parts(storage)
-    if not found:
+    if not found or _compacted_state(storage) == _state(found):
         return False
-    state = orjson.dumps([[part.path, part.digest] for part in found])
-    if _compacted_state(storage) == state:
-        return False
+    while True:
+        _write(storage, found, progress, describe)
+        # A part that came meanwhile may be in what another has written, over which this one has just written.
+        # Hence not what items.parquet says decides, but the parts: who writes last looks last.
+        later = parts(storage)
+        if _state(later) == _state(found):
+            return True
+        found = later
+
+
+def _state(found: list[Part]) -> bytes:
+    return orjson.dumps([[part.path, part.digest] for part in found])
+
+
+def _write(
+    storage: Storage,
+    found: list[Part],
+    progress: Callable[[int, int], None] | None,
+    describe: Callable[[dict[str, Any]], dict[str, Any]] | None,
+) -> None:
     collection, nomenclature = _in_common(found)
     dropped: Counter[str] = Counter()
     for part in found:
@@ -117,12 +135,11 @@ def compact(
     storage.put(METADATA, write_table(clean))
     storage.put(METADATA_FLAGGED, write_table(flagged))
     storage.put_json(COLLECTION, document)
-    metadata = {**parquet_metadata(document), _PARTS_KEY: state}
+    metadata = {**parquet_metadata(document), _PARTS_KEY: _state(found)}
     with tempfile.TemporaryDirectory(prefix="landpatch-") as folder:
         file = Path(folder) / ITEMS
         _write_items(file, _scenes(storage, found), metadata)
         storage.put_file(ITEMS, file)
-    return True
 
 
 def _describe(storage: Storage, path: str) -> Part:
