@@ -422,3 +422,22 @@ def test_the_state_machine_is_joined_not_started_twice(cloud: Cloud, scenes: Pat
     assert execution.name == name
     assert len(running.blocks) == 2
     assert list(StateMachine.open(cloud.machine).running(Storage.open(f"s3://{BUCKET}/other"))) == []
+
+
+def test_what_functions_cannot_read_is_refused_before_anything_is_written(
+    cloud: Cloud, scenes: Path, landpatch: Landpatch
+) -> None:
+    command = ["build", scenes / "s2" / "item.json", "--s1", scenes / "s1" / "item.json", "--no-labels"]
+    cloud_engine = ["--engine", "aws", "--state-machine", cloud.machine]
+    result = landpatch(*command, "--to", DATASET, *cloud_engine, check=False)
+    assert result.returncode == 2
+    assert "lies on this machine" in result.stderr
+    assert Storage.open(DATASET).list() == []
+    missing = landpatch(*command, "--to", DATASET, "--engine", "aws", "--state-machine", "", check=False)
+    assert missing.returncode == 2
+    assert "--state-machine ARN" in missing.stderr
+    wrong = landpatch(*command, "--to", DATASET, "--workers", "2", *cloud_engine, check=False)
+    assert wrong.returncode == 2
+    found = json.loads(landpatch(*command, "--to", DATASET, "--estimate", "--json").stdout)
+    assert found["patches"] == 8281
+    assert Storage.open(DATASET).list() == []
