@@ -74,13 +74,13 @@ class Indexed:
     lost: list[str] = field(default_factory=list)
 
     @property
-    def unfinished(self) -> int:
-        """Blocks that have not succeeded."""
-        return sum(count for state, count in self.states.items() if state != State.SUCCEEDED)
+    def failed(self) -> int:
+        """Blocks that have ended and did not succeed."""
+        return sum(self.states.get(state, 0) for state in (State.FAILED, State.INVALID, State.ABORTED))
 
     def to_document(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return {**asdict(self), "unfinished": self.unfinished}
+        return {**asdict(self), "failed": self.failed}
 
 
 def index(dataset: str, plan: str | None, bus: Bus) -> Indexed:

@@ -27,7 +27,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  #
     dataset = event.get("dataset") or os.environ["LANDPATCH_DATASET"]
     done = index(dataset, event.get("plan"), _bus())
     metrics.add_metric("BlocksLost", MetricUnit.Count, len(done.lost))
-    metrics.add_metric("BlocksFailed", MetricUnit.Count, done.unfinished)
+    metrics.add_metric("BlocksFailed", MetricUnit.Count, done.failed)
     metrics.add_metric("Patches", MetricUnit.Count, done.patches)
     logger.info("indexed", extra=done.to_document())
     return done.to_document()
