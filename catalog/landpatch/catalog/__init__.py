@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
+    from landpatch.catalog.auditing.auditor import Audit, audit
     from landpatch.catalog.choice import Per, Preference, TargetDate, choose
     from landpatch.catalog.discovery import Discovery, discover
     from landpatch.catalog.errors import LandpatchError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Area": "areas",
+    "Audit": "auditing.auditor",
     "Dataset": "store",
     "Discovery": "discovery",
     "Geobox": "grid",
@@ -47,6 +49,7 @@ _MODULES = {
     "Storage": "store",
     "TargetDate": "choice",
     "TileGrid": "grid",
+    "audit": "auditing.auditor",
     "choose": "choice",
     "clc2018": "nomenclature",
     "discover": "discovery",
@@ -61,6 +64,7 @@ _MODULES = {
 
 __all__ = [
     "Area",
+    "Audit",
     "Dataset",
     "Discovery",
     "Geobox",
@@ -81,6 +85,7 @@ __all__ = [
     "Storage",
     "TargetDate",
     "TileGrid",
+    "audit",
     "choose",
     "clc2018",
     "discover",

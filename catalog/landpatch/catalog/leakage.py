@@ -6,8 +6,8 @@ corners; their edges, which bend by less than 0.1 m, are drawn straight. Distanc
 within 0.1 % of those on the ellipsoid.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -267,7 +267,6 @@ class _Found:
     across: NDArray[np.bool_]
     area: float = 0.0
     area_across: float = 0.0
-    frames: dict[int, pyproj.Transformer] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, count: int, reach: float) -> "_Found":
@@ -440,7 +439,9 @@ def _median(values: _Floats, weight: _Ints) -> float | None:
 
 
 def _edge_same_scene(patches: Patches, of: Split, to: Split) -> int:
-    width = TILE_PATCHES + 2  # a margin all around, so that a neighbour beyond the edge is no patch of the next column
+    width = (
+        TILE_PATCHES + 2
+    )  # a margin all around, so that a neighbour beyond the edge is no patch of the next column
     key = (patches.scene.astype(np.int64) * width + patches.x + 1) * width + patches.y + 1
     asked = key[patches.split == SPLITS.index(of)]
     others = np.unique(key[patches.split == SPLITS.index(to)])
@@ -482,11 +483,3 @@ def _buffer(places: _Places, found: _Found, metres: float, total: int) -> Buffer
                 near |= (found.gap[pair] <= metres) | (found.touch[pair] > _NOTHING)
         left_out[of.value] = int(places.weight[near].sum())
     return Buffer(metres, left_out, sum(left_out.values()) / max(total, 1))
-
-
-def groups(codes: NDArray[np.integer]) -> Iterator[tuple[int, _Ints]]:
-    """Each code with the rows that have it."""
-    order = np.argsort(codes, kind="stable")
-    values, starts = np.unique(codes[order], return_index=True)
-    for value, rows in zip(values.tolist(), np.split(order, starts[1:]), strict=True):
-        yield value, rows
