@@ -29,7 +29,7 @@ WITHIN_METRES = (0.0, 1200.0, 5000.0, 10_000.0)
 _PAIRS = ((Split.TEST, Split.TRAIN), (Split.VALIDATION, Split.TRAIN), (Split.VALIDATION, Split.TEST))
 # A zone's projection is still good to 3 % so far from its meridian; what lies further is nobody's neighbour.
 _REACH_DEGREES = 12.0
-_BIN_METRES = 1200.0
+BIN_METRES = 1200.0
 _Ints = NDArray[np.int64]
 _Floats = NDArray[np.float64]
 
@@ -109,7 +109,7 @@ class Relation:
 
     ``overlap``: share ground with one; ``edge``: no ground, but an edge or a piece of one; ``corner``: a corner only.
     ``edge_same_scene``: have a whole edge in common with one of their own scene. ``within``: squares that lie no
-    further apart than so many metres (0: touch or overlap). ``median_metres`` and ``histogram`` (``_BIN_METRES``
+    further apart than so many metres (0: touch or overlap). ``median_metres`` and ``histogram`` (``BIN_METRES``
     wide, from 0) are of the distance to the nearest centre.
     """
 
@@ -398,7 +398,7 @@ def _relation(
     touch, gap, distance = found.touch[pair][here], found.gap[pair][here], found.distance[pair][here]
     gap = np.where(touch > _NOTHING, 0.0, gap)
     known = np.isfinite(distance)
-    histogram = np.bincount((distance[known] // _BIN_METRES).astype(np.int64), weight[known]).astype(np.int64)
+    histogram = np.bincount((distance[known] // BIN_METRES).astype(np.int64), weight[known]).astype(np.int64)
     return Relation(
         of=of.value,
         to=to.value,

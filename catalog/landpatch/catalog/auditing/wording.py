@@ -14,8 +14,8 @@ def lines(audit: Audit) -> Iterator[str]:
     found, checked = audit.leakage, audit.checked
     counts = ", ".join(f"{split} {found.patches[split.value]:,}" for split in SPLITS)
     yield (
-        f"{len(audit.patches):,} patches of {len(audit.patches.scenes):,} scenes in {len(audit.patches.tiles):,} tiles: "
-        f"{counts}" + (f", none {found.unsplit:,}" if found.unsplit else "")
+        f"{len(audit.patches):,} patches of {len(audit.patches.scenes):,} scenes in {len(audit.patches.tiles):,} "
+        f"tiles: {counts}" + (f", none {found.unsplit:,}" if found.unsplit else "")
     )
     if audit.rule != "recorded":
         yield f"split by the rule of {audit.rule}, not by what the source says"
@@ -29,8 +29,8 @@ def lines(audit: Audit) -> Iterator[str]:
         yield from _relation(relation)
     same = found.same_ground
     yield (
-        f"same ground: {same.several_dates:,} patches at several dates ({same.dates_across_splits:,} in several splits), "
-        f"{same.two_tiles:,} share ground with another tile ({same.tiles_across_splits:,} with another split; "
+        f"same ground: {same.several_dates:,} patches at several dates ({same.dates_across_splits:,} in several "
+        f"splits), {same.two_tiles:,} share ground with another tile ({same.tiles_across_splits:,} with another split; "
         f"{same.square_km_across_splits:,.1f} of {same.square_km:,.1f} km2)"
     )
     for buffer in found.buffers:
@@ -60,8 +60,8 @@ def _relation(relation: Relation) -> Iterator[str]:
     if relation.nearest is not None:
         near = relation.nearest
         yield (
-            f"  nearest centres {near.grid_metres / 1000:.3f} km apart on the grid, {near.ground_metres / 1000:.3f} km "
-            f"on the ellipsoid: {near.patch} and {near.other}"
+            f"  nearest centres {near.grid_metres / 1000:.3f} km apart on the grid, "
+            f"{near.ground_metres / 1000:.3f} km on the ellipsoid: {near.patch} and {near.other}"
         )
 
 
