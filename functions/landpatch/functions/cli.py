@@ -3,8 +3,8 @@
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
 7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
-12 something that the verb needs is not installed; 13 an audit found errors; 20 sen2cor is not there; 21 it failed; 22 it took too long;
-130 interrupted (run the same command again to go on).
+12 something that the verb needs is not installed; 13 an audit found errors; 20 sen2cor is not there; 21 it
+failed; 22 it took too long; 130 interrupted (run the same command again to go on).
 """
 
 import json

@@ -53,9 +53,9 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What an audit found. ``rule`` is the split rule that was measured: ``recorded`` is the source's own."""
+    """What an audit found. ``rule`` is the split rule that was measured: ``recorded`` is the sources' own."""
 
-    source: str
+    sources: tuple[str, ...]
     rule: str
     patches: Patches
     checked: Checked
@@ -73,7 +73,7 @@ class Audit:
         for relation in relations["relations"]:
             relation["within"] = {f"{metres:g}": count for metres, count in relation["within"].items()}
         return {
-            "source": self.source,
+            "sources": list(self.sources),
             "split_rule": self.rule,
             "patches": len(self.patches),
             "tiles": len(self.patches.tiles),
@@ -94,7 +94,7 @@ class Audit:
         counts = {severity: self.findings.number(severity) for severity in order[: order.index(worst) + 1]}
         if any(counts.values()):
             found = " and ".join(f"{count:,} {severity}(s)" for severity, count in counts.items() if count)
-            raise AuditFailed(f"{self.source}: {found}; each says what to do")
+            raise AuditFailed(f"{', '.join(self.sources)}: {found}; each says what to do")
 
 
 def audit(
@@ -136,7 +136,7 @@ def audit(
     measured = patches if split_rule == "recorded" else patches.under(split_rule)
     found = leakage(measured, (*WITHIN_METRES, *within), lambda done, total: watch("Measuring splits", done, total))
     _leaks(found, work.findings)
-    return Audit(", ".join(places), split_rule, measured, checked, work.findings, found, work.labels)
+    return Audit(tuple(places), split_rule, measured, checked, work.findings, found, work.labels)
 
 
 class _Work:

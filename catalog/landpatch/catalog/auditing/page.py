@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pyproj
@@ -37,9 +37,9 @@ _FARTHEST = 60  # bins of the distances that are drawn
 
 def write_page(audit: Audit, destination: Path) -> Path:
     """Write the page to ``destination`` and return that path. Raises StorageError."""
-    title = f"Audit of {audit.source}"
+    title = f"Audit of {' and '.join(PurePath(source).name or source for source in audit.sources)}"
     grids = _split_grids(audit.patches)
-    sections = [_header(audit, title), _relations(audit), _maps(audit, grids), _tiles(grids), _distances(audit)]
+    sections = [_header(audit, title), _relations(audit), _maps(grids), _tiles(grids), _distances(audit)]
     sections += [_buffers(audit), _labels(audit), _findings(audit)]
     style = files("landpatch.catalog").joinpath("data/audit.css").read_text("utf-8")
     page = (
@@ -62,7 +62,9 @@ def _number(value: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     percent = 100 * part / whole if whole else 0.0
-    return f"{percent:.1f} %" if percent in (0, 100) or 0.05 <= percent < 99.95 else f"{percent:.3f} %"
+    if 0 < percent < 0.05:
+        return "< 0.1 %"
+    return "> 99.9 %" if 99.95 <= percent < 100 else f"{percent:.1f} %"
 
 
 # --- words -------------------------------------------------------------------------------------------------------
@@ -94,7 +96,9 @@ def _header(audit: Audit, title: str) -> str:
     )
     cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for value, what in facts)
     return (
-        f'<header><h1>{escape(title)}</h1><p class=lead>{escape(rule)}</p><p class="verdict {kind}">{verdict}</p>'
+        f"<header><h1>{escape(title)}</h1><p class=lead>{escape(rule)}</p>"
+        f"<p class=id>{escape(', '.join(audit.sources))}</p>"
+        f'<p class="verdict {kind}">{verdict}</p>'
         f"<dl class=facts>{cells}</dl></header>"
     )
 
@@ -105,7 +109,8 @@ def _relations(audit: Audit) -> str:
         return ""
     return (
         "<section><h2>How far apart are the splits?</h2><p>Patches that touch show the same field, forest or lake to "
-        f"both sides of a test; a score then says little about other places.</p><div class=trio>{cards}</div></section>"
+        f"both sides of a test; a score then says little about other places.</p><div class=trio>{cards}</div>"
+        "</section>"
     )
 
 
@@ -124,7 +129,8 @@ def _relation(relation: Relation) -> str:
         )
     )
     rows = "".join(
-        f"<tr><td>within {metres / 1000:g} km<td class=n>{_number(count)}<td class=n>{_share(count, relation.patches)}"
+        f"<tr><td>within {metres / 1000:g} km<td class=n>{_number(count)}"
+        f"<td class=n>{_share(count, relation.patches)}"
         for metres, count in relation.within.items()
         if metres
     )
@@ -132,13 +138,14 @@ def _relation(relation: Relation) -> str:
     if relation.nearest is not None:
         near = relation.nearest
         nearest = (
-            f"<p class=note>Nearest centres: <b>{near.grid_metres / 1000:.2f} km</b> on the UTM grid, "
-            f"{near.ground_metres / 1000:.2f} km on the ellipsoid.<br><span class=id>{escape(near.patch)}<br>"
+            f"<p class=note>Nearest centres: <b>{near.grid_metres / 1000:.3f} km</b> on the UTM grid, "
+            f"{near.ground_metres / 1000:.3f} km on the ellipsoid.<br><span class=id>{escape(near.patch)}<br>"
             f"{escape(near.other)}</span></p>"
         )
     return (
         f"<article><h3>{escape(relation.of)} beside {escape(relation.to)}</h3>"
-        f"<div class=big>{_share(touching, relation.patches)} <small>touch a {escape(relation.to)} patch</small></div>"
+        f"<div class=big>{_share(touching, relation.patches)} "
+        f"<small>touch a {escape(relation.to)} patch</small></div>"
         f"<div class=bar>{bar}</div><p class=note>{told}; an edge within one scene "
         f"{_share(relation.edge_same_scene, relation.patches)}</p>{nearest}<table>{rows}</table></article>"
     )
@@ -156,8 +163,8 @@ def _buffers(audit: Audit) -> str:
         "<section><h2>What distance would cost</h2><p>Patches to leave out so that the squares of any two splits lie "
         "so far apart. Validation gives way to train and test, test to train.</p><div class=scroll><table>"
         "<thead><tr><th>Between splits<th class=n>validation<th class=n>test<th class=n>of all patches</thead>"
-        f"<tbody>{rows}</tbody></table></div><p class=note>The same ground: {_number(same.several_dates)} patches have "
-        f"their place at several dates ({_number(same.dates_across_splits)} of them in several splits); "
+        f"<tbody>{rows}</tbody></table></div><p class=note>The same ground: {_number(same.several_dates)} patches "
+        f"have their place at several dates ({_number(same.dates_across_splits)} of them in several splits); "
         f"{_number(same.two_tiles)} share ground with a patch of another tile, "
         f"{_number(same.tiles_across_splits)} with one of another split "
         f"({same.square_km_across_splits:,.0f} of {same.square_km:,.0f} km\u00b2).</p></section>"
@@ -185,8 +192,8 @@ def _labels(audit: Audit) -> str:
             told.append(f"{one} and {other} {divergence:.4f}")
     heads = "".join(f'<th class=n><i class="{split}"></i>{split}' for split in SPLITS)
     return (
-        "<section><h2>Labels</h2><p>Share of a split's patches that have each label. Jensen-Shannon divergence in bits "
-        f"(0 the same, 1 nothing in common): {', '.join(told)}.</p><div class=scroll><table><thead><tr><th>Label"
+        "<section><h2>Labels</h2><p>Share of a split's patches that have each label. Jensen-Shannon divergence in "
+        f"bits (0 the same, 1 nothing in common): {', '.join(told)}.</p><div class=scroll><table><thead><tr><th>Label"
         f"<th class=bars>{heads}</thead><tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -243,15 +250,15 @@ def _legend(*more: str) -> str:
     return f"<ul class=legend>{''.join([*entries, *more])}</ul>"
 
 
-def _maps(audit: Audit, grids: _Grids) -> str:
+def _maps(grids: _Grids) -> str:
     if not grids:
         return ""
     largest = max(grids, key=lambda tile: int((grids[tile] >= 0).sum()))
     return (
         f"<section><h2>Where they lie</h2>{_legend('<li><i class=dot></i>test that touches train')}"
         f"<div class=maps>{_overview(grids)}<figure class=zoom><img src='{_png(_zoom(grids[largest]))}' "
-        f"alt='Splits of tile {escape(largest)}'><figcaption>Tile {escape(largest)}, one square a patch of 1200 m; a dot "
-        "marks test patches that touch a train patch of the tile.</figcaption></figure></div></section>"
+        f"alt='Splits of tile {escape(largest)}'><figcaption>Tile {escape(largest)}, one square a patch of 1200 m; a "
+        "dot marks test patches that touch a train patch of the tile.</figcaption></figure></div></section>"
     )
 
 
@@ -292,9 +299,9 @@ def _overview(grids: _Grids) -> str:
     picture = image.resize((shape[1] // _FINE, shape[0] // _FINE), Image.Resampling.BOX).convert("RGBA")
     lines = _graticule(to_map, corners, (west, north, width, height), picture.size)
     return (
-        f'<figure><div class=map><img src="{_png(np.asarray(picture))}" width={picture.width} height={picture.height} '
-        f'alt="All patches by split">{lines}</div><figcaption>All {len(grids)} tile(s), equal-area; lines of longitude '
-        "and latitude in degrees.</figcaption></figure>"
+        f'<figure><div class=map><img src="{_png(np.asarray(picture))}" width={picture.width} '
+        f'height={picture.height} alt="All patches by split">{lines}</div><figcaption>All {len(grids)} tile(s), '
+        "equal-area; colours mix where splits alternate. Lines of longitude and latitude in degrees.</figcaption></figure>"
     )
 
 
@@ -364,7 +371,7 @@ def _graticule(
         line(np.full(90, degree), latitude, f"{(degree + 180) % 360 - 180:g}\u00b0", meridian=True)
     for degree in np.arange(math.ceil(max(low[1], -80) / step) * step, min(high[1], 89), step):
         line(np.linspace(low[0], high[0], 180), np.full(180, degree), f"{degree:g}\u00b0", meridian=False)
-    return f'<svg viewBox="0 0 {size[0]} {size[1]}" aria-hidden=true>{"".join(paths + texts)}</svg>'
+    return f'<svg class=lines viewBox="0 0 {size[0]} {size[1]}" aria-hidden=true>{"".join(paths + texts)}</svg>'
 
 
 def _tiles(grids: _Grids) -> str:
@@ -416,8 +423,8 @@ def _histogram(relation: Relation) -> str:
     median = "" if relation.median_metres is None else f"median {relation.median_metres / 1000:.1f} km"
     return (
         f"<article><h3>{relation.of} to {relation.to}</h3><svg viewBox='0 0 {width} {height}' role=img "
-        f"aria-label='Distances of {relation.of} to {relation.to}'><path class=grid d='M4 {base}h{width - 8}'/>{bars}{ticks}"
-        f"</svg><p class=note>{median}{note}. Kilometres.</p></article>"
+        f"aria-label='Distances of {relation.of} to {relation.to}'><path class=grid d='M4 {base}h{width - 8}'/>{bars}"
+        f"{ticks}</svg><p class=note>{median}{note}. Kilometres.</p></article>"
     )
 
 

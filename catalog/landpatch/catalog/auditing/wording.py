@@ -30,7 +30,8 @@ def lines(audit: Audit) -> Iterator[str]:
     same = found.same_ground
     yield (
         f"same ground: {same.several_dates:,} patches at several dates ({same.dates_across_splits:,} in several "
-        f"splits), {same.two_tiles:,} share ground with another tile ({same.tiles_across_splits:,} with another split; "
+        f"splits), {same.two_tiles:,} share ground with another tile "
+        f"({same.tiles_across_splits:,} with another split; "
         f"{same.square_km_across_splits:,.1f} of {same.square_km:,.1f} km2)"
     )
     for buffer in found.buffers:
