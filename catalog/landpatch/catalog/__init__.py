@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
     from landpatch.catalog.exports.lmdb import export_lmdb
+    from landpatch.catalog.exports.static import export_static
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
@@ -56,6 +57,7 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "export_static": "exports.static",
     "pair": "pairing",
     "signed_hrefs": "signing",
     "split_by_position": "splits",
@@ -92,6 +94,7 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "export_static",
     "pair",
     "signed_hrefs",
     "split_by_position",

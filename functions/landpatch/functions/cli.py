@@ -759,6 +759,31 @@ def folders(dataset: str, destination: str) -> None:
     say(f"{count:,} patches in {destination}")
 
 
+@export.command(
+    epilog=_EXAMPLE
+    + "landpatch export static europe/ europe/stac\n  "
+    + "landpatch export static s3://bucket/europe stac/ --assets-at https://example.org/europe"
+)
+@click.argument("dataset")
+@click.argument("destination")
+@click.option("--assets-at", metavar="URL", help="Where the dataset can be read, for absolute hrefs of its files.")
+@_verb
+def static(dataset: str, destination: str, assets_at: str | None) -> None:
+    """A static STAC catalogue: collection, tiles, items as plain JSON with relative links, for those without an API.
+
+    Inside the dataset's folder (or prefix) the hrefs of patch files are relative, elsewhere absolute.
+    """
+    from landpatch.catalog.exports.static import export_static
+    from landpatch.catalog.store import Dataset
+    from landpatch.functions.console import counting, say
+
+    with counting("Writing items") as progress:
+        written = export_static(Dataset.open(dataset), destination, assets_at=assets_at, progress=progress)
+    say(
+        f"{written.items:,} items in {written.documents:,} documents in {destination}; {written.changed:,} were written"
+    )
+
+
 @main.command(epilog=_EXAMPLE + "landpatch demo --to demo")
 @click.option(
     "--to",
