@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
+    from landpatch.catalog.auditing.auditor import Audit, audit
     from landpatch.catalog.choice import Per, Preference, TargetDate, choose
     from landpatch.catalog.countries import Countries
     from landpatch.catalog.discovery import Discovery, discover
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
     from landpatch.catalog.exports.lmdb import export_lmdb
+    from landpatch.catalog.exports.static import export_static
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Area": "areas",
+    "Audit": "auditing.auditor",
     "Countries": "countries",
     "Dataset": "store",
     "Discovery": "discovery",
@@ -55,12 +58,14 @@ _MODULES = {
     "Storage": "store",
     "TargetDate": "choice",
     "TileGrid": "grid",
+    "audit": "auditing.auditor",
     "choose": "choice",
     "clc2018": "nomenclature",
     "discover": "discovery",
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "export_static": "exports.static",
     "import_bigearthnet": "official",
     "name_countries": "resplit",
     "pair": "pairing",
@@ -72,6 +77,7 @@ _MODULES = {
 
 __all__ = [
     "Area",
+    "Audit",
     "Countries",
     "Dataset",
     "Discovery",
@@ -96,12 +102,14 @@ __all__ = [
     "Storage",
     "TargetDate",
     "TileGrid",
+    "audit",
     "choose",
     "clc2018",
     "discover",
     "download",
     "export_folders",
     "export_lmdb",
+    "export_static",
     "import_bigearthnet",
     "name_countries",
     "pair",

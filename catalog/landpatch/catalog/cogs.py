@@ -140,6 +140,20 @@ def read_planes_into(data: bytes, asset: PatchAsset, planes: Sequence[NDArray[An
         plane[...] = pixels
 
 
+def has_header(data: bytes, asset: PatchAsset, epsg: int, left: float, top: float) -> bool:
+    """Whether a file begins, byte by byte, as CogEncoder begins that of ``asset`` with this corner in this zone.
+
+    False says nothing of files that other programs wrote.
+    """
+    for compression in get_args(Compression):
+        template = _template(asset, compression, epsg)
+        if strips := template.strips(data):
+            header = template.fill(*zip(*strips, strict=True))
+            struct.pack_into("<2d", header, template.corner_at, left, top)
+            return data.startswith(header)
+    return False
+
+
 def _describe(shape: Sequence[int], dtype: Any) -> str:
     return f"{' x '.join(map(str, shape))} of {dtype}"
 

@@ -84,6 +84,12 @@ class InvalidDataset(LandpatchError):
     exit_code = 9
 
 
+class AuditFailed(LandpatchError):
+    """An audit found that a dataset is not what it says."""
+
+    exit_code = 14
+
+
 class SourceError(LandpatchError):
     """A catalogue of scenes did not answer, or not truthfully."""
 

@@ -181,6 +181,16 @@ class Storage:
             return False
         return True
 
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of all objects whose path starts with the segments of ``prefix``, by path."""
+        with self._explained("list", prefix):
+            return {entry["path"]: entry["size"] for batch in obstore.list(self._store, prefix) for entry in batch}
+
+    def folders(self, prefix: str) -> list[str]:
+        """Paths of the folders directly below ``prefix``, sorted."""
+        with self._explained("list", prefix):
+            return sorted(obstore.list_with_delimiter(self._store, prefix)["common_prefixes"])
+
     def list(self, prefix: str = "") -> list[str]:
         """Paths of all objects whose path starts with the segments of ``prefix``, sorted."""
         with self._explained("list", prefix):

@@ -3,8 +3,8 @@
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
 7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
-12 something that the verb needs is not installed; 13 a service of AWS refuses; 20 sen2cor is not there; 21 it failed;
-22 it took too long; 130 interrupted (run the same command again to go on).
+12 something that the verb needs is not installed; 13 a service of AWS refuses; 14 an audit found errors;
+20 sen2cor is not there; 21 it failed; 22 it took too long; 130 interrupted (run the same command again to go on).
 """
 
 import json
@@ -907,6 +907,69 @@ def browser() -> None:
     out(str(build_browser(counting)))
 
 
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch audit europe/ --sample 1000 --html audit.html\n  "
+    + "landpatch audit metadata.parquet --split-rule bigearthnet-v1 --json"
+)
+@click.argument("sources", nargs=-1, required=True, metavar="SRC...")
+@click.option("--within", type=float, multiple=True, metavar="METRES", help="Also count neighbours so near.")
+@click.option(
+    "--split-rule",
+    type=click.Choice(["recorded", "bigearthnet-v2", "bigearthnet-v1"]),
+    default="recorded",
+    show_default=True,
+    help="Measure the splits that are recorded, or those that another rule would give.",
+)
+@click.option("--pixels/--no-pixels", default=True, help="Read the patch files: checksums, headers, pixels.")
+@click.option("--sample", type=click.IntRange(1), metavar="N", help="Read those of N patches only, always the same.")
+@click.option("--html", "page", type=click.Path(dir_okay=False), help="Also write a page with maps and plots.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "never"]),
+    default="error",
+    show_default=True,
+    help="From which finding on the exit code is 14.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def audit(
+    sources: tuple[str, ...],
+    within: tuple[float, ...],
+    split_rule: str,
+    pixels: bool,
+    sample: int | None,
+    page: str | None,
+    fail_on: str,
+    as_json: bool,
+) -> None:
+    """Is a dataset what it says, and what are its splits worth?
+
+    SRC is a dataset (a folder or s3://bucket/prefix), or metadata tables: BigEarthNet's, items.parquet, or any
+    Parquet or CSV with columns patch_id (or id) and split. Files are compared with their items; of the splits it
+    measures how many patches touch, overlap or lie near those of another.
+    """
+    from landpatch.catalog.auditing.auditor import audit as examine
+    from landpatch.catalog.auditing.findings import Severity
+    from landpatch.catalog.auditing.page import write_page
+    from landpatch.catalog.auditing.wording import lines
+    from landpatch.functions.console import out, say, stages
+
+    with stages() as progress:
+        result = examine(
+            *sources, split_rule=split_rule, within=within, pixels=pixels, sample=sample, progress=progress
+        )
+    if page is not None:
+        say(f"page: {write_page(result, Path(page))}")
+    if as_json:
+        out(json.dumps(result.document()))
+    else:
+        for line in lines(result):
+            out(line)
+    if fail_on != "never":
+        result.check(Severity(fail_on))
+
+
 @main.group()
 def labels() -> None:
     """Label sources."""
@@ -1022,6 +1085,32 @@ def folders(dataset: str, destination: str) -> None:
     with counting("Exporting to folders") as progress:
         count = export_folders(Dataset.open(dataset), destination, progress=progress)
     say(f"{count:,} patches in {destination}")
+
+
+@export.command(
+    epilog=_EXAMPLE
+    + "landpatch export static europe/ europe/stac\n  "
+    + "landpatch export static s3://bucket/europe stac/ --assets-at https://example.org/europe"
+)
+@click.argument("dataset")
+@click.argument("destination")
+@click.option("--assets-at", metavar="URL", help="Where the dataset can be read, for absolute hrefs of its files.")
+@_verb
+def static(dataset: str, destination: str, assets_at: str | None) -> None:
+    """A static STAC catalogue: collection, tiles, items as plain JSON with relative links, for those without an API.
+
+    Inside the dataset's folder (or prefix) the hrefs of patch files are relative, elsewhere absolute.
+    """
+    from landpatch.catalog.exports.static import export_static
+    from landpatch.catalog.store import Dataset
+    from landpatch.functions.console import counting, say
+
+    with counting("Writing items") as progress:
+        written = export_static(Dataset.open(dataset), destination, assets_at=assets_at, progress=progress)
+    say(
+        f"{written.items:,} items in {written.documents:,} documents in {destination}; "
+        f"{written.changed:,} were written"
+    )
 
 
 @main.command(epilog=_EXAMPLE + "landpatch demo --to demo")

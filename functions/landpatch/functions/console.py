@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -59,6 +59,21 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
                 say(f"{what}: {done:,} of {total:,}" if total else f"{what}: {done:,}")
 
         yield line
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, int, int], None]]:
+    """A callback ``(what, done, total)`` for work that changes its name: each is shown as ``counting`` does."""
+    with ExitStack() as stack:
+        known: dict[str, Callable[[int, int], None]] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in known:
+                stack.close()
+                known[what] = stack.enter_context(counting(what))
+            known[what](done, total)
+
+        yield show
 
 
 @contextmanager

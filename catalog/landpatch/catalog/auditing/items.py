@@ -1,0 +1,254 @@
+"""Whether the items of a dataset say the truth about names, ground, pixels' lattice, labels and split.
+
+Everything is compared with the rules of the grid, never with the files: those are another matter (``files``).
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+import shapely
+from numpy.typing import NDArray
+
+from landpatch.catalog.auditing.findings import Findings, Kind
+from landpatch.catalog.bands import PATCH_ASSETS, PatchAsset
+from landpatch.catalog.errors import InvalidItem
+from landpatch.catalog.footprints import footprint
+from landpatch.catalog.grid import PATCH_METRES, TileGrid
+from landpatch.catalog.leakage import SPLITS, position_codes
+from landpatch.catalog.names import SceneId
+from landpatch.catalog.nomenclature import Nomenclature
+from landpatch.catalog.splits import Split
+
+# Degrees are written with all their digits; a millimetre is 1e-8 of them.
+_DEGREES = 1e-7
+# A drawn footprint may be off by what projections differ, not by a pixel.
+_METRES = 1.0
+
+
+def check_items(table: pa.Table, findings: Findings, *, nomenclature: Nomenclature | None, by_position: bool) -> None:
+    """Rows of ``items.parquet`` whose ids can be read. ``by_position``: the splits are those of the position."""
+    ids = table.column("id").to_pylist()
+    scenes = [_scene(text[:-6]) for text in ids]
+    x, y = (np.array([int(text[part]) for text in ids], np.int64) for part in (slice(-5, -3), slice(-2, None)))
+    _names(table, ids, scenes, x, y, findings)
+    _footprints(table, ids, scenes, x, y, findings)
+    for asset in PATCH_ASSETS:
+        _lattice(table, asset, ids, scenes, x, y, findings)
+    _labels(table, ids, findings, nomenclature)
+    _splits(table, ids, x, y, findings, by_position)
+
+
+@lru_cache(maxsize=4096)
+def _scene(text: str) -> SceneId:
+    return SceneId.parse(text)
+
+
+@lru_cache(maxsize=4096)
+def _grid(tile: str) -> TileGrid:
+    return TileGrid.from_tile(tile)
+
+
+def _names(
+    table: pa.Table,
+    ids: list[str],
+    scenes: list[SceneId],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    findings: Findings,
+) -> None:
+    grids = [_grid(scene.tile) for scene in scenes]
+    expected: dict[str, Iterable[Any]] = {
+        "landpatch:scene": map(str, scenes),
+        "landpatch:tile": (scene.tile for scene in scenes),
+        "landpatch:x": x.tolist(),
+        "landpatch:y": y.tolist(),
+        "grid:code": (f"MGRS-{scene.tile}" for scene in scenes),
+        "proj:code": (f"EPSG:{grid.epsg}" for grid in grids),
+    }
+    for name, values in expected.items():
+        column = table.column(name).combine_chunks()
+        wanted = pa.array(list(values), column.type)
+        wrong = pc.fill_null(pc.not_equal(column, wanted), True)
+        kind = Kind.PROJECTION if name == "proj:code" else Kind.NAME
+        for row in np.flatnonzero(wrong.to_numpy(zero_copy_only=False)).tolist():
+            findings.add(
+                kind,
+                f"{name} is {column[row].as_py()!r}, its id means {wanted[row].as_py()!r}: build it again",
+                patch=ids[row],
+            )
+
+
+def _footprints(
+    table: pa.Table,
+    ids: list[str],
+    scenes: list[SceneId],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    findings: Findings,
+) -> None:
+    shapes = shapely.from_wkb(table.column("geometry").to_numpy(), on_invalid="ignore")
+    tiles = np.array([scene.tile for scene in scenes])
+    expected = np.empty((len(ids), 5, 2))
+    for tile in np.unique(tiles):
+        here = tiles == tile
+        expected[here] = _grid(str(tile)).footprints(x[here], y[here])
+    squares = shapely.polygons(expected)
+    for row in np.flatnonzero(~shapely.equals_exact(shapes, squares, tolerance=_DEGREES)).tolist():
+        problem = _displaced(shapes[row], scenes[row].tile, int(x[row]), int(y[row]))
+        if problem:
+            findings.add(Kind.FOOTPRINT, problem, patch=ids[row])
+    box = table.column("bbox").combine_chunks()
+    sides = np.stack([box.field(side).to_numpy(zero_copy_only=False) for side in ("xmin", "ymin", "xmax", "ymax")])
+    bounds = shapely.bounds(shapes).T
+    crossing = sides[0] > sides[2]  # RFC 7946, 5.2: the geometry is then two pieces, whose bounds are all the world
+    bounds[[0, 2]] = np.where(crossing & (bounds[0] == -180), sides[[0, 2]], bounds[[0, 2]])
+    for row in np.flatnonzero(~(np.abs(sides - bounds) <= _DEGREES).all(axis=0)).tolist():
+        if shapes[row] is not None:
+            findings.add(
+                Kind.FOOTPRINT,
+                f"bbox {sides[:, row].tolist()} is not of its geometry, {bounds[:, row].tolist()}: build it again",
+                patch=ids[row],
+            )
+
+
+def _displaced(shape: Any, tile: str, x: int, y: int) -> str:
+    """What is wrong with a footprint that is not drawn as ours are; empty if it is the same square all the same."""
+    try:
+        document = orjson.loads(shapely.to_geojson(shape)) if shape is not None else None
+        found = footprint({"id": "", "geometry": document}, tile)
+    except InvalidItem:
+        return "its geometry cannot be read as an area: build it again"
+    square = shapely.box(*_grid(tile).bounds(x, y))
+    if found.is_empty:
+        return f"its footprint does not lie near tile {tile} at all: build it again"
+    if shapely.hausdorff_distance(found, square) <= _METRES:
+        return ""
+    west, south, east, north = shapely.bounds(found)
+    away = float(shapely.distance(shapely.centroid(found), shapely.centroid(square)))
+    return (
+        f"its footprint is {east - west:,.0f} x {north - south:,.0f} m and lies {away:,.0f} m off: its id means "
+        f"{PATCH_METRES} m at {square.bounds[0]:.0f}, {square.bounds[3]:.0f} of tile {tile}; build it again"
+    )
+
+
+def _lattice(
+    table: pa.Table,
+    asset: PatchAsset,
+    ids: list[str],
+    scenes: list[SceneId],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    findings: Findings,
+) -> None:
+    """What the item says of a file: shape, transform, type and names of its bands."""
+    column = table.column("assets").combine_chunks().field(asset.key)
+    here = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    if not len(here):
+        return
+    entries = column.take(pa.array(here))
+    corners = np.array(
+        [_grid(scenes[row].tile).corner(int(x[row]), int(y[row])) for row in here.tolist()], np.float64
+    )
+    wanted = np.zeros((len(here), 6))
+    wanted[:, 0], wanted[:, 4] = asset.resolution, -asset.resolution
+    wanted[:, [2, 5]] = corners
+    shape = np.full((len(here), 2), float(asset.pixels))
+    for name, values in (("proj:transform", wanted), ("proj:shape", shape)):
+        found = _numbers(entries.field(name), values.shape[1])
+        for row in np.flatnonzero(~(found == values).all(axis=1)).tolist():
+            findings.add(
+                Kind.PROJECTION,
+                f"{asset.key} {name} is {entries.field(name)[row].as_py()}, the grid has "
+                f"{[float(value) for value in values[row]]}: build it again",
+                patch=ids[here[row]],
+            )
+    bands = entries.field("bands")
+    names = pa.ListArray.from_arrays(
+        pa.array(_offsets(bands), pa.int32()), pc.struct_field(pc.list_flatten(bands), "name")
+    )
+    for name, values, right in (
+        ("data_type", entries.field("data_type"), asset.dtype),
+        ("bands", pc.binary_join(names, " "), " ".join(asset.planes)),
+    ):
+        wrong = pc.fill_null(pc.not_equal(values, right), True).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(wrong).tolist():
+            findings.add(
+                Kind.PROJECTION,
+                f"{asset.key} {name}: {values[row].as_py()!r} where it has {right!r}: build it again",
+                patch=ids[here[row]],
+            )
+
+
+def _offsets(lists: pa.Array) -> NDArray[np.int32]:
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+
+
+def _numbers(lists: pa.Array, width: int) -> NDArray[np.float64]:
+    """Lists of ``width`` numbers as rows; NaN where a list has another length."""
+    rows = np.full((len(lists), width), np.nan)
+    fit = pc.fill_null(pc.equal(pc.list_value_length(lists), width), False)
+    numbers = pc.list_flatten(lists.filter(fit)).cast(pa.float64()).to_numpy(zero_copy_only=False)
+    rows[fit.to_numpy(zero_copy_only=False)] = numbers.reshape(-1, width)
+    return rows
+
+
+def _labels(table: pa.Table, ids: list[str], findings: Findings, nomenclature: Nomenclature | None) -> None:
+    known = set(nomenclature.classes) if nomenclature else set()
+    labels = table.column("landpatch:labels").combine_chunks()
+    pixels = table.column("landpatch:label_pixels").combine_chunks()
+    joined = pc.binary_join(labels, "\n").dictionary_encode()
+    problems = [
+        _label_problem((text or "").split("\n") if text else [], known) for text in joined.dictionary.to_pylist()
+    ]
+    if any(problems):
+        for row, code in enumerate(joined.indices.to_pylist()):
+            if code is not None and problems[code]:
+                findings.add(Kind.LABELS, problems[code], patch=ids[row])
+    counted = pc.fill_null(pc.list_value_length(pixels), -1)
+    differ = pc.and_(
+        pc.not_equal(counted, pc.fill_null(pc.list_value_length(labels), -1)), pc.greater_equal(counted, 0)
+    )
+    for row in np.flatnonzero(differ.to_numpy(zero_copy_only=False)).tolist():
+        findings.add(
+            Kind.LABELS, "has not as many landpatch:label_pixels as landpatch:labels: build it again", patch=ids[row]
+        )
+
+
+def _label_problem(labels: list[str], known: set[str]) -> str:
+    unknown = [label for label in labels if label not in known]
+    if unknown and known:
+        return f"label {unknown[0]!r} is none of the nomenclature in collection.json: correct one of the two"
+    if labels != sorted(set(labels)):
+        return "its labels are not sorted, or one is there twice: BigEarthNet's are sorted by name; build it again"
+    return ""
+
+
+def _splits(
+    table: pa.Table,
+    ids: list[str],
+    x: NDArray[np.int64],
+    y: NDArray[np.int64],
+    findings: Findings,
+    by_position: bool,
+) -> None:
+    splits = table.column("landpatch:split").to_pylist()
+    words: Mapping[str, str] = {split.value: split.ml_aoi for split in Split}
+    for patch, split, word in zip(ids, splits, table.column("ml-aoi:split").to_pylist(), strict=True):
+        if word != words.get(split):
+            findings.add(
+                Kind.SPLIT,
+                f"landpatch:split is {split!r} and ml-aoi:split {word!r}: assign the splits again",
+                patch=patch,
+            )
+    if by_position:
+        for patch, split, code in zip(ids, splits, position_codes(x, y).tolist(), strict=True):
+            if split != SPLITS[code]:
+                findings.add(
+                    Kind.SPLIT, f"is {split}, its position means {SPLITS[code]}: assign the splits again", patch=patch
+                )
