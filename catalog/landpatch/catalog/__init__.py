@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
     from landpatch.catalog.exports.lmdb import export_lmdb
+    from landpatch.catalog.exports.ndjson import export_ndjson
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
@@ -61,6 +62,7 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "export_ndjson": "exports.ndjson",
     "import_bigearthnet": "official",
     "name_countries": "resplit",
     "pair": "pairing",
@@ -102,6 +104,7 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "export_ndjson",
     "import_bigearthnet",
     "name_countries",
     "pair",
