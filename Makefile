@@ -53,10 +53,11 @@ lock: dev ## write requirements/*.txt anew from pyproject.toml
 	cp requirements/dev.txt requirements/runtime.txt
 	$(COMPILE) --all-extras pyproject.toml requirements/build.in -o requirements/runtime.txt
 	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
+	$(COMPILE) $(UPGRADE) --group pgstac -o requirements/pgstac.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache
-	rm -rf .venv .venv-oracle demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find catalog functions tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 runtime dev:

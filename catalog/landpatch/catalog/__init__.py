@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
     from landpatch.catalog.exports.lmdb import export_lmdb
+    from landpatch.catalog.exports.ndjson import export_ndjson
     from landpatch.catalog.exports.static import export_static
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
@@ -66,6 +67,7 @@ _MODULES = {
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
     "export_static": "exports.static",
+    "export_ndjson": "exports.ndjson",
     "import_bigearthnet": "official",
     "name_countries": "resplit",
     "pair": "pairing",
@@ -109,6 +111,7 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "export_ndjson",
     "export_static",
     "import_bigearthnet",
     "name_countries",

@@ -1113,6 +1113,22 @@ def static(dataset: str, destination: str, assets_at: str | None) -> None:
     )
 
 
+@export.command(epilog=_EXAMPLE + "landpatch export ndjson europe/ for-pgstac/")
+@click.argument("dataset")
+@click.argument("destination", type=click.Path(file_okay=False))
+@click.option("--files-at", metavar="URL", help="Where others find the dataset's files. Default: its own address.")
+@_verb
+def ndjson(dataset: str, destination: str, files_at: str | None) -> None:
+    """The catalogue as JSON, an item a line, with absolute hrefs: what pgstac loads (docs/scaling.md)."""
+    from landpatch.catalog.exports.ndjson import export_ndjson
+    from landpatch.catalog.store import Dataset
+    from landpatch.functions.console import counting, say
+
+    with counting("Exporting items") as progress:
+        count = export_ndjson(Dataset.open(dataset), destination, files_at=files_at, progress=progress)
+    say(f"{count:,} items in {destination}")
+
+
 @main.command(epilog=_EXAMPLE + "landpatch demo --to demo")
 @click.option(
     "--to",

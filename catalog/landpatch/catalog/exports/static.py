@@ -43,7 +43,7 @@ _OWN_LINKS = ("self", "root", "parent", "collection", "child", "item", "items")
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an export left behind: ``items``, ``documents`` in the catalogue, and how many of these were ``changed``."""
+    """What an export left behind: ``items``, ``documents``, and how many of these were ``changed``."""
 
     items: int
     documents: int
