@@ -25,12 +25,12 @@ test: lint ## lint, types and all tests
 	-@requirements/components
 	@$(BIN)/python -m compileall -q catalog functions
 	-$(BIN)/landpatch browser >/dev/null
-	$(BIN)/pytest --durations=15
+	$(BIN)/pytest --numprocesses=auto --dist=loadfile --durations=15
 
 lint: dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p landpatch
+	$(BIN)/mypy catalog/landpatch functions/landpatch
 
 format: dev ## bring the code into ruff's form
 	$(BIN)/ruff check --fix .

@@ -36,13 +36,13 @@ def peak_bytes() -> int:
 def landpatch(safe: str, dem: str, target: str, backscatter: Any) -> dict[str, Any]:
     """Both polarisations; the elevation model is given in 30 m geographic pixels, as Copernicus GLO-30 is."""
     from landpatch.catalog.grid import TileGrid
+    from landpatch.catalog.radar_safe import radar_safe_item
     from landpatch.catalog.scenes import radar_scene
     from landpatch.functions.raster import gdal_environment
     from landpatch.functions.sar import ElevationModel
     from landpatch.functions.sar_grd.reader import GrdReader
-    from landpatch.functions.sources import read_scene
 
-    scene = radar_scene(read_scene(safe), backscatter=backscatter)
+    scene = radar_scene(radar_safe_item(Path(safe)), backscatter=backscatter)
     model = ElevationModel(dem, "ellipsoid", sea=True)
     columns = range(FIRST, FIRST + PATCHES)
     before, imported = cpu_seconds(), peak_bytes()

@@ -21,15 +21,6 @@ from landpatch.catalog.store import Dataset
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo") / "demo"
-    result = run_landpatch("demo", "--to", folder)
-    assert "Kept" in result.stderr
-    assert result.stdout == ""
-    return folder
-
-
 def test_there_is_a_dataset_an_lmdb_and_a_page(demo: Path) -> None:
     dataset = Dataset.open(demo / "dataset")
     collection = dataset.collection()

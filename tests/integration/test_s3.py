@@ -45,13 +45,13 @@ def test_scenes_from_s3_labels_from_s3_patches_to_s3(tmp_path: Path, s3: object,
     labels = f"s3://{BUCKET}/labels/clc.parquet"
     landpatch("labels", "prepare", clc, labels)
     item, radar = (f"s3://{BUCKET}/scenes/{name}/item.json" for name in ("s2", "s1"))
-    command = ["build", item, "--s1", radar, "--labels", labels, "--to"]
+    command = ["build", item, "--s1", radar, "--labels", labels, "--countries", "natural-earth", "--to"]
     landpatch(*command, f"s3://{BUCKET}/europe")
     landpatch(*command, tmp_path / "europe")
 
     remote, local = Storage.open(f"s3://{BUCKET}/europe"), Storage.open(tmp_path / "europe")
     paths = [path for path in local.list() if not path.startswith("jobs/")]
-    assert len(paths) == 6 * 5 + 3 + 1 + 4
+    assert len(paths) == 6 * 5 + 3 + 1 + 4 + 1  # files, scene and label items, part, catalogue, boundaries
     assert [path for path in remote.list() if not path.startswith("jobs/")] == paths
     assert all(remote.get(path) == local.get(path) for path in paths)
     assert list(remote.get_many(paths)) == list(local.get_many(paths))
@@ -61,8 +61,9 @@ def test_scenes_from_s3_labels_from_s3_patches_to_s3(tmp_path: Path, s3: object,
     assert states(s3) == before
     assert "SUCCEEDED" in landpatch("status", f"s3://{BUCKET}/europe").stdout
 
-    table = Dataset.open(f"s3://{BUCKET}/europe").table(["id", "landpatch:labels"])
+    table = Dataset.open(f"s3://{BUCKET}/europe").table(["id", "landpatch:labels", "landpatch:country"])
     assert table.column("landpatch:labels").to_pylist() == [["Inland wetlands"]] * 6
+    assert table.column("landpatch:country").to_pylist() == ["Germany"] * 6
     landpatch("export", "lmdb", f"s3://{BUCKET}/europe", tmp_path / "remote.lmdb")
     landpatch("export", "lmdb", tmp_path / "europe", tmp_path / "local.lmdb")
     assert (tmp_path / "remote.lmdb" / "data.mdb").read_bytes() == (tmp_path / "local.lmdb" / "data.mdb").read_bytes()

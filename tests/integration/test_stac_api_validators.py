@@ -72,6 +72,22 @@ def test_stac_api_validator(api: str, schemas_at_hand: None) -> None:
     assert len(found) == 2
 
 
+@pytest.mark.filterwarnings("ignore")  # of the validator's own code
+@pytest.mark.parametrize("path", ["", f"collections/{COLLECTION}", f"collections/{COLLECTION}/items/{{item}}"])
+def test_stac_check(api: str, schemas_at_hand: None, path: str) -> None:
+    """stac-check, and stac-validator inside it: the core schemas, those of all extensions, and good practice."""
+    from stac_check.lint import Linter
+
+    found = get(f"{api}search?limit=150")["features"]
+    for item in found[::50]:
+        address = api + path.format(item=item["id"])
+        assert get(address)["stac_version"] == "1.1.0"
+        checked = Linter(address)
+        assert checked.valid_stac, (checked.error_type, checked.error_msg)
+        own = {*item["stac_extensions"]} if "items/" in path else set()
+        assert own <= set(checked.schema)
+
+
 def get(address: str) -> Any:
     with urllib.request.urlopen(address) as answer:
         return json.load(answer)

@@ -8,10 +8,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import compute, parquet
 
+from landpatch.catalog.assignment import split_squares
+from landpatch.catalog.countries import Countries
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.names import PatchId, RadarPatchName, V1PatchName
 from landpatch.catalog.nomenclature import clc2018
-from landpatch.catalog.splits import splits_by_position
+from landpatch.catalog.splits import SPLITS, LeftOut, SplitRule, splits_by_position
+from landpatch.catalog.squares import Squares
 
 ROWS = {"metadata": 480_038, "metadata_for_patches_with_snow_cloud_or_shadow": 69_450}
 
@@ -50,6 +53,35 @@ def test_the_split_is_that_of_the_position(table: pa.Table, patches: list[PatchI
     xs = np.array([patch.x for patch in patches])
     ys = np.array([patch.y for patch in patches])
     assert _same(splits_by_position(xs, ys), table["split"])
+
+
+@pytest.fixture(scope="module")
+def places(patches: list[PatchId]) -> tuple[Squares, Any]:
+    tiles = sorted({patch.scene.tile for patch in patches})
+    number = {tile: code for code, tile in enumerate(tiles)}
+    columns = np.array([(number[patch.scene.tile], patch.x, patch.y) for patch in patches])
+    return Squares.of(tiles, *columns.T)
+
+
+def test_the_country_is_the_nearest_one(table: pa.Table, places: tuple[Squares, Any]) -> None:
+    """All of them: none is let off for lying near a border, or at sea."""
+    squares, place_of = places
+    countries = Countries.read(only=compute.unique(table["country"]).to_pylist())
+    assert len(countries.names) == 10
+    nearest = np.array(countries.nearest(squares), object)[place_of]
+    assert int((nearest == table["country"].to_numpy()).sum()) == 549_488
+
+
+def test_what_buffers_cost(table: pa.Table, places: tuple[Squares, Any]) -> None:
+    """The figures of docs/splits.md. Without a buffer the rule gives the published column; and as patches of
+    different splits touch but never share ground, tiles of two zones among them, a buffer of 0 costs nothing.
+    """
+    squares, place_of = places
+    for buffer, lost in ((None, 0), (0, 0), (1200, 29_708)):
+        splits, reasons = split_squares(squares, SplitRule(buffer=buffer), np.ones(len(squares), bool))
+        kept = splits[place_of] >= 0
+        assert _same(np.array(SPLITS)[splits[place_of][kept]].tolist(), table["split"].filter(pa.array(kept)))
+        assert (reasons[place_of] == list(LeftOut).index(LeftOut.BUFFER)).sum() == lost == (~kept).sum()
 
 
 def test_all_radar_names_format_back_and_belong_to_their_patch(table: pa.Table, patches: list[PatchId]) -> None:

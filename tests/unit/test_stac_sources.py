@@ -14,9 +14,9 @@ import pytest
 
 from landpatch.catalog.areas import Area
 from landpatch.catalog.errors import InvalidParameter, SourceError
+from landpatch.catalog.seasons import SEASONS
 from landpatch.catalog.stac_documents import Patience
 from landpatch.catalog.stac_sources import (
-    SEASONS,
     OpticalQuery,
     RadarQuery,
     SceneSource,

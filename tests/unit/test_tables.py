@@ -10,7 +10,7 @@ import pytest
 
 from landpatch.catalog.errors import InvalidDataset
 from landpatch.catalog.items import SCHEMA
-from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
+from landpatch.catalog.tables import COLUMNS_NEEDED, OfficialTables, official_tables, write_table
 
 PUBLISHED = ("metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
 SCENE = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP"
@@ -46,6 +46,16 @@ def test_published_tables_come_out_of_their_own_rows(shared_data: Path) -> None:
         assert groups[:-1] == [122_880] * (len(groups) - 1)
 
 
+def test_tables_written_bit_by_bit_are_the_same_files(shared_data: Path, tmp_path: Path) -> None:
+    published = pa.concat_tables([pq.read_table(shared_data / "bigearthnet-v2" / name) for name in PUBLISHED])
+    items = published.sort_by("patch_id").rename_columns(list(COLUMNS_NEEDED))
+    with OfficialTables(tmp_path / "clean", tmp_path / "flagged") as tables:
+        for start in range(0, items.num_rows, 50_021):
+            tables.add(items.slice(start, 50_021))
+    for name, whole in zip(("clean", "flagged"), official_tables(items), strict=True):
+        assert (tmp_path / name).read_bytes() == write_table(whole)
+
+
 def test_physical_columns_are_those_of_the_published_file(shared_data: Path) -> None:
     published = pq.ParquetFile(shared_data / "bigearthnet-v2" / PUBLISHED[0])
     ours = pq.ParquetFile(io.BytesIO(write_table(official_tables(items([row(1)]))[0])))
@@ -78,10 +88,13 @@ def test_flags_part_the_tables_and_unknown_values_are_null() -> None:
     assert flagged.column("labels").to_pylist() == [["Arable land"], []]
 
 
-def test_a_table_without_rows_is_a_file_with_all_columns() -> None:
+def test_a_table_without_rows_is_a_file_with_all_columns(tmp_path: Path) -> None:
     clean, flagged = official_tables(items([row(1)]))
     assert flagged.num_rows == 0
     assert pq.read_table(io.BytesIO(write_table(flagged))).schema.equals(clean.schema)
+    with OfficialTables(tmp_path / "clean", tmp_path / "flagged") as tables:
+        tables.add(items([row(1)]))
+    assert (tmp_path / "flagged").read_bytes() == write_table(flagged)
 
 
 def test_bytes_do_not_tell_how_a_table_was_put_together() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
     from landpatch.catalog.choice import Per, Preference, TargetDate, choose
+    from landpatch.catalog.countries import Countries
     from landpatch.catalog.discovery import Discovery, discover
     from landpatch.catalog.errors import LandpatchError
     from landpatch.catalog.exports.folders import export_folders
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
     from landpatch.catalog.grid import Geobox, TileGrid
     from landpatch.catalog.names import PatchId, RadarPatchName, RadarSceneId, SceneId
     from landpatch.catalog.nomenclature import Nomenclature, clc2018
+    from landpatch.catalog.official import import_bigearthnet
     from landpatch.catalog.pairing import PairingLimits, pair
+    from landpatch.catalog.resplit import SplitCounts, name_countries, resplit
+    from landpatch.catalog.samples import Samples
     from landpatch.catalog.scene_list import write_scene_list
     from landpatch.catalog.selection import Question
     from landpatch.catalog.signing import signed_hrefs
-    from landpatch.catalog.splits import Split, split_by_position
+    from landpatch.catalog.splits import Split, SplitRule, split_by_position
     from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
     from landpatch.catalog.store import Dataset, Storage
     from landpatch.catalog.subset import download
 
 _MODULES = {
     "Area": "areas",
+    "Countries": "countries",
     "Dataset": "store",
     "Discovery": "discovery",
     "Geobox": "grid",
@@ -41,9 +46,12 @@ _MODULES = {
     "RadarPatchName": "names",
     "RadarQuery": "stac_sources",
     "RadarSceneId": "names",
+    "Samples": "samples",
     "SceneId": "names",
     "SceneSource": "stac_sources",
     "Split": "splits",
+    "SplitCounts": "resplit",
+    "SplitRule": "splits",
     "Storage": "store",
     "TargetDate": "choice",
     "TileGrid": "grid",
@@ -53,7 +61,10 @@ _MODULES = {
     "download": "subset",
     "export_folders": "exports.folders",
     "export_lmdb": "exports.lmdb",
+    "import_bigearthnet": "official",
+    "name_countries": "resplit",
     "pair": "pairing",
+    "resplit": "resplit",
     "signed_hrefs": "signing",
     "split_by_position": "splits",
     "write_scene_list": "scene_list",
@@ -61,6 +72,7 @@ _MODULES = {
 
 __all__ = [
     "Area",
+    "Countries",
     "Dataset",
     "Discovery",
     "Geobox",
@@ -75,9 +87,12 @@ __all__ = [
     "RadarPatchName",
     "RadarQuery",
     "RadarSceneId",
+    "Samples",
     "SceneId",
     "SceneSource",
     "Split",
+    "SplitCounts",
+    "SplitRule",
     "Storage",
     "TargetDate",
     "TileGrid",
@@ -87,7 +102,10 @@ __all__ = [
     "download",
     "export_folders",
     "export_lmdb",
+    "import_bigearthnet",
+    "name_countries",
     "pair",
+    "resplit",
     "signed_hrefs",
     "split_by_position",
     "write_scene_list",

@@ -80,7 +80,7 @@ class Area:
         CRS, no geometry, no tile.
         """
         name = fspath(path)
-        geometries, crs = _read_layer(name, layer)
+        geometries, crs, _ = _read_layer(name, layer)
         pieces = [_to_degrees(geometry, crs, name) for geometry in geometries]
         return cls._of(shapely.union_all(pieces), name)
 
@@ -185,7 +185,22 @@ def _box(west: float, south: float, east: float, north: float) -> shapely.Geomet
     return shapely.box(west, south, east, north)
 
 
-def _read_layer(path: str, layer: str | None) -> tuple[list[shapely.Geometry], CRS]:
+def read_polygons(
+    path: str | PathLike[str], column: str, *, layer: str | None = None
+) -> tuple[list[shapely.Geometry], list[str]]:
+    """The shapes of a file that GDAL reads, in WGS 84 degrees (cut at the antimeridian), and their words in a column.
+
+    A shape without a word has the empty one. Raises InvalidParameter as ``Area.from_file`` does, and where there is
+    no such column.
+    """
+    name = fspath(path)
+    geometries, crs, words = _read_layer(name, layer, column)
+    return [_to_degrees(geometry, crs, name) for geometry in geometries], words
+
+
+def _read_layer(
+    path: str, layer: str | None, column: str | None = None
+) -> tuple[list[shapely.Geometry], CRS, list[str]]:
     # Half a second to import, which searches by tile or box do not need.
     import pyogrio
     from pyogrio.errors import DataLayerError, DataSourceError
@@ -194,8 +209,15 @@ def _read_layer(path: str, layer: str | None) -> tuple[list[shapely.Geometry], C
         layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
         if layer is None and len(layers) > 1:
             raise InvalidParameter(f"{path} has several layers ({', '.join(layers)}): say which one")
-        meta, _, geometry, _ = pyogrio.raw.read(path, layer=layer or next(iter(layers), None), columns=[])
-        geometries = [g for g in shapely.from_wkb(geometry) if g is not None and not g.is_empty]
+        meta, _, geometry, values = pyogrio.raw.read(
+            path, layer=layer or next(iter(layers), None), columns=[] if column is None else [column]
+        )
+        if column is not None and not len(values):
+            known = ", ".join(pyogrio.read_info(path, layer=layer or next(iter(layers), None))["fields"]) or "none"
+            raise InvalidParameter(f"{path} has no column {column!r}; it has {known}")
+        found = [(g, i) for i, g in enumerate(shapely.from_wkb(geometry)) if g is not None and not g.is_empty]
+        geometries = [g for g, _ in found]
+        words = [] if column is None else ["" if values[0][i] is None else str(values[0][i]) for _, i in found]
     except (DataSourceError, DataLayerError, shapely.GEOSException, OSError, ValueError) as error:
         if isinstance(error, InvalidParameter):
             raise
@@ -205,7 +227,7 @@ def _read_layer(path: str, layer: str | None) -> tuple[list[shapely.Geometry], C
     if meta["crs"] is None:
         raise InvalidParameter(f"{path} does not say its CRS; write it with one (GeoJSON is always WGS 84)")
     try:
-        return geometries, CRS.from_user_input(meta["crs"])
+        return geometries, CRS.from_user_input(meta["crs"]), words
     except CRSError as error:
         raise InvalidParameter(f"{path}: its CRS is not understood ({error})") from error
 

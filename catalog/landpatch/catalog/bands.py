@@ -1,7 +1,7 @@
 """The bands of the two sensors, and which of them share one file of a patch."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -72,3 +72,11 @@ REFERENCE_MAP = PatchAsset("reference_map", "_reference_map", ("Data",), "uint16
 
 OPTICAL_ASSETS = (S2_10M, S2_20M, S2_60M)
 PATCH_ASSETS = (*OPTICAL_ASSETS, S1, REFERENCE_MAP)
+
+
+@cache
+def band_files(asset: PatchAsset) -> tuple[PatchAsset, ...]:
+    """The files that an asset's planes are in BigEarthNet's own layout: each plane by itself, in their order."""
+    if asset is REFERENCE_MAP:
+        return (asset,)
+    return tuple(replace(asset, key=name, suffix=f"_{name}", planes=(name,)) for name in asset.planes)

@@ -60,10 +60,12 @@ def json_rows(table: pa.Table, alternate: str | None = None) -> list[bytes]:
     label = [(name.encode(), _each(columns[name], orjson.dumps)) for name in _NULLS_MEAN]
     links = _each(columns["links"], _links)
     assets = []
-    for key, column in zip(_ASSETS, columns["assets"].flatten(), strict=True):
+    for asset, column in zip(columns["assets"].type, columns["assets"].flatten(), strict=True):
+        if column.null_count == count:
+            continue
         names = [field.name for field in column.type]
         members = _members(list(zip(names, column.flatten(), strict=True)), alternate)
-        assets.append((key.encode(), members, column.is_valid().to_pylist()))
+        assets.append((asset.name.encode(), members, column.is_valid().to_pylist()))
     rows = []
     for row in range(count):
         meant = (b',"%b":%b' % (name, texts[row] or b"null") for name, texts in label) if labelled[row] else ()
@@ -94,7 +96,6 @@ def completed(body: bytes, base: bytes, links: bytes) -> bytes:
     return body.replace(b'"links":[@', b'"links":[' + links, 1).replace(b'"href":@"', b'"href":"' + base)
 
 
-_ASSETS = tuple(field.name for field in SCHEMA.field("assets").type)
 # A class list's nulls mean something, and properties must be there although null (label 1.0.1).
 _NULLS_MEAN = ("label:properties", "label:classes")
 

@@ -2,13 +2,14 @@
 
 A part holds the items of one block, and in its metadata what a reader of the dataset needs besides: counts of
 dropped patches, the nomenclature, a digest of its content. Compaction merges parts one scene at a time, so that
-memory does not grow with the dataset, and writes nothing when the parts are the same as the last time.
+memory does not grow with the dataset, and writes nothing when the parts are the same as the last time. Where the
+dataset has rules of its own for splits and countries (``assignment``), it writes what these say.
 """
 
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -18,22 +19,27 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from landpatch.catalog.assignment import NEEDED, Assignment, Rules
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset
-from landpatch.catalog.items import SCHEMA, Summary, collection_document, parquet_metadata
+from landpatch.catalog.items import LINKED_SCHEMA, SCHEMA, Summary, collection_document, conformed, parquet_metadata
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, NotFound, Storage
-from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
+from landpatch.catalog.tables import OfficialTables
 
 ROW_GROUP = 5000
 """Rows a row group: a page of search results touches one or two (measured in the project's catalogue notes)."""
 
 _PART_KEY = b"landpatch:part"
 _PARTS_KEY = b"landpatch:parts"
+# Part of the state of a catalogue, so that one of an earlier version is brought up to date.
+_COLUMNS = hashlib.sha256(str(SCHEMA).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part's description, from its footer alone."""
+    """A part's description, from its footer alone. ``linked``: its items are of LINKED_SCHEMA; ``about`` is what the
+    collection says of a dataset that somebody else made (``items.collection_document``).
+    """
 
     path: str
     digest: str
@@ -41,6 +47,8 @@ class Part:
     collection: str
     dropped: Mapping[str, int]
     nomenclature: Nomenclature | None
+    linked: bool
+    about: Mapping[str, Any] | None
 
 
 def part_path(scene: str, block: str) -> str:
@@ -56,21 +64,28 @@ def write_part(
     collection: str,
     nomenclature: Nomenclature | None,
     dropped: Mapping[str, int],
+    about: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a block's items (rows of SCHEMA, sorted by id); returns the digest of the content, sha-256 in hex."""
-    digest = hashlib.sha256(orjson.dumps([dropped, collection], option=orjson.OPT_SORT_KEYS))
+    """Write a block's items (rows of SCHEMA or LINKED_SCHEMA, sorted by id); returns the digest of the content,
+    sha-256 in hex.
+    """
+    said = [dropped, collection] if about is None else [dropped, collection, about]
+    digest = hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
     content = pa.BufferOutputStream()
-    with pa.ipc.new_stream(content, SCHEMA) as stream:
+    with pa.ipc.new_stream(content, table.schema) as stream:
         stream.write_table(table.combine_chunks())
     digest.update(content.getvalue())
     description = {
+        **({} if about is None else {"about": about}),
         "collection": collection,
         "digest": digest.hexdigest(),
         "dropped": dict(dropped),
         "nomenclature": nomenclature.to_document() if nomenclature else None,
     }
     target = pa.BufferOutputStream()
-    table = table.replace_schema_metadata({**parquet_metadata(None), _PART_KEY: orjson.dumps(description)})
+    table = table.replace_schema_metadata(
+        {**parquet_metadata(None), _PART_KEY: orjson.dumps(description, option=orjson.OPT_SORT_KEYS)}
+    )
     pq.write_table(table, target, compression="zstd", row_group_size=ROW_GROUP)
     storage.put(path, target.getvalue().to_pybytes())
     return digest.hexdigest()
@@ -91,38 +106,75 @@ def compact(
     collection says of the dataset.
 
     Written in the order official tables, collection, ``items.parquet``: whoever sees the new items finds the rest.
+    Both passes over the parts hold one scene and one row group of what is written in memory.
     Raises InvalidDataset (damaged part), DatasetConflict (parts that do not belong together), StorageError.
     """
     found = parts(storage)
     if not found:
         return False
-    state = orjson.dumps([[part.path, part.digest] for part in found])
+    rules = Rules.read(storage)
+    state = orjson.dumps([_COLUMNS, *((part.path, part.digest) for part in found), *rules.state])
     if _compacted_state(storage) == state:
         return False
     collection, nomenclature = _in_common(found)
     dropped: Counter[str] = Counter()
     for part in found:
         dropped.update(part.dropped)
-    summary = Summary()
-    official = []
-    for number, table in enumerate(_scenes(storage, found)):
-        summary.add(table)
-        official.append(table.select(COLUMNS_NEEDED))
-        if progress:
-            progress(number + 1, len(found))
-    document = collection_document(collection, summary, nomenclature=nomenclature, dropped=dropped)
-    if describe is not None:
-        document = describe(document)
-    clean, flagged = official_tables(pa.concat_tables(official))
-    storage.put(METADATA, write_table(clean))
-    storage.put(METADATA_FLAGGED, write_table(flagged))
-    storage.put_json(COLLECTION, document)
-    metadata = {**parquet_metadata(document), _PARTS_KEY: state}
-    with tempfile.TemporaryDirectory(prefix="landpatch-") as folder:
-        file = Path(folder) / ITEMS
-        _write_items(file, _scenes(storage, found), metadata)
-        storage.put_file(ITEMS, file)
+    assignment = Assignment(None, None, None)
+    if rules.state:
+        assignment = rules.assign(pa.concat_tables(_scenes(storage, found, _columns(NEEDED))))
+    about = next((part.about for part in found if part.about is not None), None)
+    schema = LINKED_SCHEMA if any(part.linked for part in found) else SCHEMA
+    report = _Steps(2 * len({_scene(part) for part in found}), progress)
+    with tempfile.TemporaryDirectory(prefix="landpatch-") as name:
+        folder = Path(name)
+        summary = Summary()
+        with OfficialTables(folder / METADATA, folder / METADATA_FLAGGED) as official:
+            for table in report.each(assignment.into(_scenes(storage, found, schema))):
+                summary.add(table)
+                official.add(table)
+        document = collection_document(collection, summary, nomenclature=nomenclature, dropped=dropped, about=about)
+        document |= rules.described(assignment)
+        if describe is not None:
+            document = describe(document)
+        storage.put_file(METADATA, folder / METADATA)
+        storage.put_file(METADATA_FLAGGED, folder / METADATA_FLAGGED)
+        storage.put_json(COLLECTION, document)
+        metadata = {**parquet_metadata(document), _PARTS_KEY: state}
+        items = report.each(assignment.into(_scenes(storage, found, schema)))
+        _write_items(folder / ITEMS, items, schema, metadata)
+        storage.put_file(ITEMS, folder / ITEMS)
     return True
+
+
+def overview(
+    storage: Storage, columns: Sequence[str], *, progress: Callable[[int, int], None] | None = None
+) -> pa.Table:
+    """Some columns (``id`` among them) of all patches, as their parts have them. Raises InvalidDataset for none."""
+    found = parts(storage)
+    if not found:
+        raise InvalidDataset(f"{storage.url} holds no patches of a build, import or download (no parts/)")
+    tables = []
+    for table in _scenes(storage, found, _columns(columns)):
+        tables.append(table)
+        if progress:
+            progress(len(tables), len(found))
+    return pa.concat_tables(tables)
+
+
+class _Steps:
+    """Counts the scenes of both passes."""
+
+    def __init__(self, total: int, progress: Callable[[int, int], None] | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def each(self, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The tables; each is counted when the next is asked for."""
+        for table in tables:
+            yield table
+            self._done += 1
+            if self._progress:
+                self._progress(self._done, self._total)
 
 
 def _describe(storage: Storage, path: str) -> Part:
@@ -139,6 +191,8 @@ def _describe(storage: Storage, path: str) -> Part:
         description["collection"],
         description["dropped"],
         None if stored is None else Nomenclature.from_document(stored),
+        footer.schema_arrow.field("assets").type.num_fields > SCHEMA.field("assets").type.num_fields,
+        description.get("about"),
     )
 
 
@@ -165,30 +219,40 @@ def _in_common(found: list[Part]) -> tuple[str, Nomenclature | None]:
     return collections[0], found[0].nomenclature
 
 
-def _scenes(storage: Storage, found: list[Part]) -> Iterator[pa.Table]:
-    """The items of one scene after the other, each sorted by id; scenes in the order of their names."""
-    for _, group in groupby(found, key=lambda part: part.path.split("/")[1]):
-        tables = [_read(storage, part) for part in group]
+def _columns(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in names])
+
+
+def _scene(part: Part) -> str:
+    return part.path.split("/")[1]
+
+
+def _scenes(storage: Storage, found: list[Part], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The items of one scene after the other, each sorted by id; scenes in the order of their names.
+
+    All scenes' names have the same length, so that ids are in order over all of them.
+    """
+    for _, group in groupby(found, key=_scene):
+        tables = [_read(storage, part, schema) for part in group]
         if len(tables) == 1:
             yield tables[0]
         else:
             yield pa.concat_tables(tables).sort_by("id")
 
 
-def _read(storage: Storage, part: Part) -> pa.Table:
+def _read(storage: Storage, part: Part, schema: pa.Schema) -> pa.Table:
     try:
-        table: pa.Table = storage.open_parquet(part.path).read()
-        return table.cast(SCHEMA)
+        return conformed(storage.open_parquet(part.path).read(columns=schema.names), schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, ValueError) as error:
         raise InvalidDataset(
             f"{storage.url}/{part.path} is damaged ({error}); delete it and its entry under jobs/, and build again"
         ) from error
 
 
-def _write_items(file: Path, tables: Iterator[pa.Table], metadata: Mapping[bytes, Any]) -> None:
+def _write_items(file: Path, tables: Iterator[pa.Table], columns: pa.Schema, metadata: Mapping[bytes, Any]) -> None:
     """All items into one file in row groups of ROW_GROUP, whatever the sizes of the scenes."""
-    schema = SCHEMA.with_metadata(dict(metadata))
-    rest = SCHEMA.empty_table()
+    schema = columns.with_metadata(dict(metadata))
+    rest = columns.empty_table()
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in tables:
             rest = pa.concat_tables([rest, table.replace_schema_metadata(None)]).combine_chunks()

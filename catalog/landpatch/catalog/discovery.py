@@ -19,7 +19,8 @@ from landpatch.catalog.names import parse_tile
 from landpatch.catalog.pairing import PASS_SECONDS, Pairing, PairingLimits, pair
 from landpatch.catalog.scene_list import scene_list
 from landpatch.catalog.scenes import sensing_time, tile_of
-from landpatch.catalog.stac_sources import SEASONS, OpticalQuery, RadarQuery, SceneSource
+from landpatch.catalog.seasons import SEASONS
+from landpatch.catalog.stac_sources import OpticalQuery, RadarQuery, SceneSource
 
 Item = Mapping[str, Any]
 

@@ -53,6 +53,12 @@ class UnreadableAsset(LandpatchError):
     retryable = True
 
 
+class InvalidSource(LandpatchError):
+    """A published dataset that is to be imported is not of the published form: its tables, files or archives."""
+
+    exit_code = 5
+
+
 class InvalidLabels(LandpatchError):
     """A label source or a nomenclature cannot be used."""
 

@@ -7,7 +7,7 @@ A tile is 109,800 m square in its UTM zone and holds 91 x 91 whole patches; ``x`
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from affine import Affine
@@ -124,12 +124,20 @@ class TileGrid:
 
         Shape (n, 5, 2), float64 degrees, counter-clockwise from the lower left and closed: GeoJSON's order.
         """
+        return self._degrees(xs, ys, np.array([0, 1, 1, 0, 0]), np.array([1, 1, 0, 0, 1]))
+
+    def centres(self, xs: NDArray[np.integer], ys: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Centres of ``n`` patches: longitude and latitude (WGS 84), shape (n, 2), float64 degrees."""
+        return self._degrees(xs, ys, np.array([0.5]), np.array([0.5]))[:, 0]
+
+    def _degrees(
+        self, xs: NDArray[np.integer], ys: NDArray[np.integer], right: NDArray[Any], down: NDArray[Any]
+    ) -> NDArray[np.float64]:
+        """Longitude and latitude of points that lie ``right`` of and ``down`` from patches' corners, in patches."""
         from pyproj import Transformer
 
-        left = self.ulx + PATCH_METRES * np.asarray(xs, np.float64)
-        top = self.uly - PATCH_METRES * np.asarray(ys, np.float64)
-        east = left[:, None] + PATCH_METRES * np.array([0, 1, 1, 0, 0])
-        north = top[:, None] + PATCH_METRES * np.array([-1, -1, 0, 0, -1])
+        east = self.ulx + PATCH_METRES * (np.asarray(xs, np.float64)[:, None] + right)
+        north = self.uly - PATCH_METRES * (np.asarray(ys, np.float64)[:, None] + down)
         transformer = Transformer.from_crs(self.epsg, 4326, always_xy=True)
         longitude, latitude = transformer.transform(east, north)
         return np.stack([longitude, latitude], axis=-1)

@@ -26,13 +26,14 @@ from landpatch.catalog.bands import (
 )
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.names import PatchId, SceneId
+from landpatch.catalog.names import PatchId, RadarPatchName, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.official_layout import BAND_FILES, official_stem
 from landpatch.catalog.renderings import renders
-from landpatch.catalog.scenes import BoaOffset, RadarScene
+from landpatch.catalog.scenes import STAC_VERSION, BoaOffset, RadarScene
+from landpatch.catalog.seasons import season_of
 from landpatch.catalog.splits import Split, splits_by_position
 
-STAC_VERSION = "1.1.0"
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 THUMBNAIL = "thumbnail"
@@ -50,6 +51,8 @@ _ALWAYS = (
     "raster/v2.0.0",
     "sat/v1.2.0",
 )
+# Their schemas want an asset with one of their fields.
+_OF_FILES = ("eo/v2.0.0", "file/v2.1.0", "raster/v2.0.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +67,16 @@ class LabelOrigin:
 class Origin:
     """What all patches of one scene have in common.
 
-    ``optical_item`` is the S2 item's id; ``sensed`` its datetime (UTC); ``radars`` the Sentinel-1 scenes in the
-    order that records refer to; ``labels`` is None for a dataset without reference maps.
+    ``optical_item`` is the S2 item's id; ``sensed`` its datetime (UTC); ``offset`` is None where nobody knows what
+    was done to the pixels; ``radars`` the Sentinel-1 scenes in the order that records refer to; ``labels`` is None
+    for a dataset without reference maps.
     """
 
     scene: SceneId
     grid: TileGrid
     optical_item: str
     sensed: datetime
-    offset: BoaOffset
+    offset: BoaOffset | None
     radars: tuple[RadarScene, ...]
     labels: LabelOrigin | None
     collection: str
@@ -83,16 +87,16 @@ class PatchRecord:
     """What is known of one written patch.
 
     ``radar`` is an index into ``Origin.radars`` (None: no Sentinel-1). ``labels`` are sorted class names with their
-    ``label_pixels``; ``unlabelled`` the fraction of pixels without a class. ``snow``, ``cloud`` and ``shadow`` are
-    fractions of the patch from the scene classification (None: there is none). ``files`` gives size in bytes and
-    sha-256 (hex) by asset key.
+    ``label_pixels`` (None: nobody counted); ``unlabelled`` the fraction of pixels without a class. ``snow``,
+    ``cloud`` and ``shadow`` are fractions of the patch from the scene classification (None: there is none).
+    ``files`` gives size in bytes and sha-256 (hex) by asset key. ``split``: by position, unless it is given.
     """
 
     x: int
     y: int
     radar: int | None
     labels: tuple[str, ...]
-    label_pixels: tuple[int, ...]
+    label_pixels: tuple[int, ...] | None
     unlabelled: float | None
     snow: float | None
     cloud: float | None
@@ -100,6 +104,9 @@ class PatchRecord:
     contains_seasonal_snow: bool
     contains_cloud_or_shadow: bool
     files: Mapping[str, tuple[int, str]]
+    split: Split | None = None
+    country: str | None = None
+    s2v1_name: str | None = None
 
 
 def asset_href(scene: SceneId, x: int, y: int, asset: PatchAsset, radar: RadarScene | None) -> str:
@@ -203,6 +210,9 @@ PROPERTIES: tuple[tuple[str, pa.DataType], ...] = (
     ("landpatch:tile", pa.string()),
     ("landpatch:x", pa.int64()),
     ("landpatch:y", pa.int64()),
+    ("landpatch:longitude", pa.float64()),
+    ("landpatch:latitude", pa.float64()),
+    ("landpatch:season", pa.string()),
     ("landpatch:split", pa.string()),
     ("landpatch:labels", pa.list_(pa.string())),
     ("landpatch:label_pixels", pa.list_(pa.int64())),
@@ -214,6 +224,7 @@ PROPERTIES: tuple[tuple[str, pa.DataType], ...] = (
     ("landpatch:contains_cloud_or_shadow", pa.bool_()),
     ("landpatch:country", pa.string()),
     ("landpatch:s1_name", pa.string()),
+    ("landpatch:s1_gap_hours", pa.float64()),
     ("landpatch:s2v1_name", pa.string()),
     ("landpatch:backscatter", pa.string()),
     ("landpatch:boa_offset", pa.string()),
@@ -244,6 +255,44 @@ SCHEMA = pa.schema(
 )
 """Of a part and of ``items.parquet``: the same columns in every dataset, whatever it lacks."""
 
+LINKED_SCHEMA = SCHEMA.set(
+    SCHEMA.get_field_index("assets"),
+    pa.field(
+        "assets",
+        pa.struct(
+            [*SCHEMA.field("assets").type, *((band.key, _ASSET) for band in BAND_FILES if band not in PATCH_ASSETS)]
+        ),
+    ),
+)
+"""SCHEMA with an asset for each file of BigEarthNet's own layout (``B02`` ... ``VH``), for items that only lead to
+files which lie elsewhere in that layout: twice the columns, so that no other dataset has them."""
+
+
+def conformed(table: pa.Table, schema: pa.Schema = SCHEMA) -> pa.Table:
+    """The table with the columns and assets of ``schema``: what an earlier version did not know of is null.
+
+    Raises ArrowInvalid for a column of another type.
+    """
+
+    def column(field: pa.Field) -> pa.ChunkedArray:
+        if field.name not in table.column_names:
+            return pa.chunked_array([pa.nulls(table.num_rows, field.type)])
+        values = table.column(field.name)
+        if field.name == "assets" and values.type != field.type:
+            return pa.chunked_array([_assets_as(chunk, field.type) for chunk in values.chunks], field.type)
+        return values.cast(field.type)
+
+    return pa.table([column(field) for field in schema], schema=schema)
+
+
+def _assets_as(assets: pa.StructArray, kind: pa.StructType) -> pa.StructArray:
+    there = {field.name for field in assets.type}
+    children = [
+        assets.field(field.name).cast(field.type) if field.name in there else pa.nulls(len(assets), field.type)
+        for field in kind
+    ]
+    return pa.StructArray.from_arrays(children, fields=list(kind), mask=assets.is_null())
+
 
 # --- patches of a scene as a table -------------------------------------------------------------------------------
 
@@ -257,7 +306,10 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
     ys = np.array([record.y for record in records], np.int64)
     radars = [None if record.radar is None else origin.radars[record.radar] for record in records]
     rings = grid.footprints(xs, ys)
-    splits = splits_by_position(xs, ys)
+    centres = grid.centres(xs, ys)
+    splits = [
+        record.split or by_position for record, by_position in zip(records, splits_by_position(xs, ys), strict=True)
+    ]
 
     def same(name: str, value: Any) -> pa.Array:
         """A column that holds one value; nested values are built once and repeated."""
@@ -267,12 +319,12 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
     def each(name: str, values: Iterable[Any]) -> pa.Array:
         return pa.array(values, SCHEMA.field(name).type)
 
-    kinds = [_Kind(record.radar is not None, THUMBNAIL in record.files) for record in records]
+    kinds = [_Kind(record.radar is not None, THUMBNAIL in record.files, bool(record.files)) for record in records]
     nomenclature = origin.labels.nomenclature if origin.labels else None
     columns: dict[str, pa.Array] = {
         "type": same("type", "Feature"),
         "stac_version": same("stac_version", STAC_VERSION),
-        "stac_extensions": _choose([record.radar is not None for record in records], "stac_extensions", origin),
+        "stac_extensions": _choose(kinds, "stac_extensions", origin),
         "id": each("id", [str(scene.patch(record.x, record.y)) for record in records]),
         "geometry": pa.array(_polygons(rings), pa.binary()),
         "bbox": pa.StructArray.from_arrays(
@@ -286,7 +338,7 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
         "end_datetime": each("end_datetime", [_span(origin, radar)[1] for radar in radars]),
         "platform": same("platform", f"sentinel-2{scene.platform[-1].lower()}"),
         "constellation": same("constellation", "sentinel-2"),
-        "instruments": _choose([record.radar is not None for record in records], "instruments", origin),
+        "instruments": _choose(kinds, "instruments", origin),
         "gsd": same("gsd", 10.0),
         "eo:cloud_cover": each("eo:cloud_cover", [_percent(record.cloud) for record in records]),
         "eo:snow_cover": each("eo:snow_cover", [_percent(record.snow) for record in records]),
@@ -309,9 +361,12 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
         "landpatch:tile": same("landpatch:tile", scene.tile),
         "landpatch:x": pa.array(xs),
         "landpatch:y": pa.array(ys),
+        "landpatch:longitude": pa.array(centres[:, 0]),
+        "landpatch:latitude": pa.array(centres[:, 1]),
+        "landpatch:season": same("landpatch:season", season_of(origin.sensed, scene.tile)),
         "landpatch:split": each("landpatch:split", [split.value for split in splits]),
         "landpatch:labels": each("landpatch:labels", [list(record.labels) for record in records]),
-        "landpatch:label_pixels": each("landpatch:label_pixels", [list(record.label_pixels) for record in records]),
+        "landpatch:label_pixels": each("landpatch:label_pixels", [record.label_pixels for record in records]),
         "landpatch:s1_name": each(
             "landpatch:s1_name",
             [
@@ -319,14 +374,13 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
                 for record, radar in zip(records, radars, strict=True)
             ],
         ),
-        "landpatch:country": same("landpatch:country", None),
-        "landpatch:s2v1_name": same("landpatch:s2v1_name", None),
+        "landpatch:s1_gap_hours": each("landpatch:s1_gap_hours", [_gap_hours(origin, radar) for radar in radars]),
         "landpatch:backscatter": each(
             "landpatch:backscatter", [None if radar is None else radar.backscatter for radar in radars]
         ),
-        "landpatch:boa_offset": same("landpatch:boa_offset", _offset_word(origin.offset)),
-        "landpatch:boa_offset_reason": same("landpatch:boa_offset_reason", origin.offset.reason),
-        "landpatch:boa_offset_seen": same("landpatch:boa_offset_seen", origin.offset.seen),
+        "landpatch:boa_offset": same("landpatch:boa_offset", origin.offset and _offset_word(origin.offset)),
+        "landpatch:boa_offset_reason": same("landpatch:boa_offset_reason", origin.offset and origin.offset.reason),
+        "landpatch:boa_offset_seen": same("landpatch:boa_offset_seen", origin.offset and origin.offset.seen),
     }
     for name in (
         "unlabelled",
@@ -335,6 +389,8 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
         "shadow",
         "contains_seasonal_snow",
         "contains_cloud_or_shadow",
+        "country",
+        "s2v1_name",
     ):
         column = f"landpatch:{name}"
         columns[column] = each(column, [getattr(record, name) for record in records])
@@ -345,6 +401,7 @@ def patch_table(origin: Origin, records: Sequence[PatchRecord]) -> pa.Table:
 class _Kind:
     radar: bool
     thumbnail: bool
+    files: bool
 
 
 def _offset_word(offset: BoaOffset) -> str:
@@ -360,18 +417,26 @@ def _span(origin: Origin, radar: RadarScene | None) -> tuple[datetime, datetime]
     return min(times), max(times)
 
 
-def _extensions(origin: Origin, radar: bool) -> list[str]:
-    names = [*_ALWAYS, *(["sar/v1.3.0"] if radar else []), *(["label/v1.0.1"] if origin.labels else [])]
+def _gap_hours(origin: Origin, radar: RadarScene | None) -> float | None:
+    """Hours between Sentinel-2 and Sentinel-1, whichever came first."""
+    return None if radar is None else round(abs((radar.sensed - origin.sensed).total_seconds()) / 3600, 4)
+
+
+def _extensions(origin: Origin, radar: bool, files: bool) -> list[str]:
+    names = [*(name for name in _ALWAYS if files or name not in _OF_FILES)]
+    names += ["sar/v1.3.0"] if radar and files else []
+    names += ["label/v1.0.1"] if origin.labels else []
     return [_EXTENSION.format(name) for name in sorted(names)]
 
 
-def _choose(with_radar: Sequence[bool], name: str, origin: Origin) -> pa.Array:
-    """A column with one of two nested values: for patches without and with Sentinel-1."""
+def _choose(kinds: Sequence["_Kind"], name: str, origin: Origin) -> pa.Array:
+    """A column with one of four nested values: for patches without and with Sentinel-1, without and with files."""
     if name == "instruments":
-        values: list[Any] = [["msi"], ["msi", "c-sar"]]
+        values: list[Any] = [["msi"], ["msi", "c-sar"]] * 2
     else:
-        values = [_extensions(origin, radar=False), _extensions(origin, radar=True)]
-    return pa.array(values, SCHEMA.field(name).type).take(pa.array(np.array(with_radar, np.int64)))
+        values = [_extensions(origin, radar, files) for files in (False, True) for radar in (False, True)]
+    index = [kind.radar + 2 * kind.files for kind in kinds]
+    return pa.array(values, SCHEMA.field(name).type).take(pa.array(np.array(index, np.int64)))
 
 
 def _label_properties(nomenclature: Nomenclature | None) -> dict[str, Any]:
@@ -465,6 +530,9 @@ def _assets(
     children = []
     for asset in PATCH_ASSETS:
         here = [asset.key in record.files for record in records]
+        if not any(here):
+            children.append(pa.nulls(len(records), _ASSET))
+            continue
         hrefs = [
             asset_href(origin.scene, record.x, record.y, asset, radar) if there else None
             for record, radar, there in zip(records, radars, here, strict=True)
@@ -481,6 +549,8 @@ def _assets(
         }
         children.append(_struct(_ASSET, values, _asset_constants(asset), here))
     here = [kind.thumbnail for kind in kinds]
+    if not any(here):
+        return pa.StructArray.from_arrays([*children, pa.nulls(len(records), _THUMBNAIL)], fields=list(fields))
     values = {
         "href": [thumbnail_href(origin.scene, record.x, record.y) for record in records],
         "file:size": [
@@ -512,16 +582,55 @@ def _struct(
     )
 
 
+def linked_table(table: pa.Table, base: str) -> pa.Table:
+    """The rows of SCHEMA, with an asset (LINKED_SCHEMA) for every file that BigEarthNet's own layout has of a patch.
+
+    Hrefs are ``<base>/<tree>/<scene>/<name>/<name>_<band>.tif`` (``official_layout``); nothing is known of size and
+    checksum. Patches without a Sentinel-1 name have no such files.
+    """
+    base = base.rstrip("/")
+    patches = [PatchId.parse(name) for name in table.column("id").to_pylist()]
+    radars = [name and RadarPatchName.parse(name) for name in table.column("landpatch:s1_name").to_pylist()]
+    grids = {tile: TileGrid.from_tile(tile) for tile in table.column("landpatch:tile").unique().to_pylist()}
+    children = {}
+    for band in BAND_FILES:
+        radar = band.planes[0] in S1.planes
+        here = [found is not None or not radar for found in radars]
+        places = [grids[patch.scene.tile].corner(patch.x, patch.y) for patch in patches]
+        values: dict[str, Sequence[Any]] = {
+            "href": [
+                f"{base}/{official_stem(band, patch, name)}{band.suffix}.tif" if there else None
+                for patch, name, there in zip(patches, radars, here, strict=True)
+            ],
+            "datetime": [rfc3339(name.scene.start) if radar and name else None for name in radars],
+            "proj:transform": [[band.resolution, 0, left, 0, -band.resolution, top] for left, top in places],
+            "file:size": [None] * len(patches),
+            "file:checksum": [None] * len(patches),
+        }
+        children[band.key] = _struct(_ASSET, values, _asset_constants(band), here)
+    kind = LINKED_SCHEMA.field("assets").type
+    assets = pa.StructArray.from_arrays(
+        [children.get(field.name, pa.nulls(len(patches), field.type)) for field in kind], fields=list(kind)
+    )
+    extensions = [
+        sorted({*urls, *map(_EXTENSION.format, ("eo/v2.0.0", "raster/v2.0.0", *(["sar/v1.3.0"] if radar else [])))})
+        for urls, radar in zip(table.column("stac_extensions").to_pylist(), radars, strict=True)
+    ]
+    columns = {"assets": assets, "stac_extensions": pa.array(extensions, pa.list_(pa.string()))}
+    return pa.table([columns.get(name, table.column(name)) for name in LINKED_SCHEMA.names], schema=LINKED_SCHEMA)
+
+
 def multihash(sha256: str) -> str:
     """A sha-256 (64 hex digits) as the multihash that ``file:checksum`` wants: code 0x12, length 0x20."""
     return f"1220{sha256}"
 
 
 def _asset_constants(asset: PatchAsset) -> dict[str, Any]:
+    radar = asset.planes[0] in S1.planes
     values: dict[str, Any] = {
-        "type": COG_TYPE,
-        "title": _TITLES[asset.key],
-        "roles": list(_ROLES[asset.key]),
+        "type": COG_TYPE if asset in PATCH_ASSETS else "image/tiff; application=geotiff",
+        "title": _TITLES.get(asset.key) or f"Sentinel-{1 if radar else 2} {asset.key}",
+        "roles": list(_ROLES.get(asset.key) or (_ROLES["S1"] if radar else _ROLES["S2_10m"])),
         "bands": [_band(name) for name in asset.planes],
         "data_type": asset.dtype,
         "nodata": asset.nodata,
@@ -529,7 +638,7 @@ def _asset_constants(asset: PatchAsset) -> dict[str, Any]:
         "raster:spatial_resolution": asset.resolution,
         "ml-aoi:role": "label" if asset is REFERENCE_MAP else "feature",
     }
-    if asset is S1:
+    if radar:
         values |= {
             "unit": "dB",
             "sar:polarizations": list(asset.planes),
@@ -728,6 +837,18 @@ def label_item(
     }
 
 
+_COUNTED = {
+    "labels": "landpatch:labels",
+    "splits": "landpatch:split",
+    "tiles": "landpatch:tile",
+    "countries": "landpatch:country",
+    "seasons": "landpatch:season",
+    "platforms": "platform",
+    "codes": "proj:code",
+}
+_FLAGS = ("contains_seasonal_snow", "contains_cloud_or_shadow")
+
+
 @dataclass
 class Summary:
     """What a collection says of all its patches together; grows with ``add``."""
@@ -737,7 +858,7 @@ class Summary:
     first: datetime | None = None
     last: datetime | None = None
     counts: dict[str, dict[str, int]] = field(
-        default_factory=lambda: {"labels": {}, "splits": {}, "tiles": {}, "platforms": {}, "codes": {}}
+        default_factory=lambda: {key: {} for key in (*_COUNTED, "flags", "assets")}
     )
 
     def add(self, table: pa.Table) -> None:
@@ -763,16 +884,19 @@ class Summary:
         last = pc.max(table.column("end_datetime")).as_py()
         self.first = first if self.first is None else min(self.first, first)
         self.last = last if self.last is None else max(self.last, last)
-        for key, column in (
-            ("labels", pc.list_flatten(table.column("landpatch:labels"))),
-            ("splits", table.column("landpatch:split")),
-            ("tiles", table.column("landpatch:tile")),
-            ("platforms", table.column("platform")),
-            ("codes", table.column("proj:code")),
-        ):
-            tally = self.counts[key]
-            for entry in pc.value_counts(column).to_pylist():
-                tally[entry["values"]] = tally.get(entry["values"], 0) + entry["counts"]
+        for key, name in _COUNTED.items():
+            column = table.column(name)
+            column = pc.list_flatten(column) if pa.types.is_list(column.type) else column
+            for entry in pc.value_counts(column.drop_null()).to_pylist():
+                self._count(key, entry["values"], entry["counts"])
+        for flag in _FLAGS:
+            self._count("flags", flag, pc.sum(table.column(f"landpatch:{flag}")).as_py() or 0)
+        for asset in table.schema.field("assets").type:
+            there = pc.sum(pc.is_valid(pc.struct_field(table.column("assets"), asset.name))).as_py()
+            self._count("assets", asset.name, there or 0)
+
+    def _count(self, key: str, word: str, count: int) -> None:
+        self.counts[key][word] = self.counts[key].get(word, 0) + count
 
 
 def _union(
@@ -792,12 +916,15 @@ def collection_document(
     *,
     nomenclature: Nomenclature | None,
     dropped: Mapping[str, int],
-    title: str | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The dataset's STAC collection: extents, summaries with counts, ``item_assets``, the parquet mirror.
 
-    ``dropped`` counts the patches that are not there, by reason.
+    ``dropped`` counts the patches that are not there, by reason. ``about`` has what is said of a dataset that
+    somebody else made: title, description, keywords, license, providers, ``sci:*``, and links in place of ours.
     """
+    known = {asset.key: asset for asset in (*PATCH_ASSETS, *BAND_FILES)}.values()
+    there = [asset for asset in known if summary.counts["assets"].get(asset.key)]
     assets = {
         asset.key: {
             **{
@@ -807,23 +934,28 @@ def collection_document(
             },
             **(_classification(nomenclature) if asset is REFERENCE_MAP and nomenclature else {}),
         }
-        for asset in PATCH_ASSETS
+        for asset in (there if summary.patches else PATCH_ASSETS)
         if asset is not REFERENCE_MAP or nomenclature is not None
     }
     bbox = list(summary.bbox) if summary.bbox else [-180.0, -90.0, 180.0, 90.0]
     interval = [rfc3339(moment) if moment else None for moment in (summary.first, summary.last)]
-    names = ["eo/v2.0.0", "ml-aoi/v0.2.0", "projection/v2.0.0", "raster/v2.0.0", "render/v2.0.0", "sar/v1.3.0"]
-    if nomenclature is not None:
+    names = ["ml-aoi/v0.2.0", "projection/v2.0.0"]
+    pictures = {name: one for name, one in renders(nomenclature).items() if set(one["assets"]) <= assets.keys()}
+    if assets:
+        names += ["eo/v2.0.0", "raster/v2.0.0", "sar/v1.3.0"]
+    if pictures:
+        names.append("render/v2.0.0")
+    if nomenclature is not None and assets:
         names.append("classification/v1.1.0")
     document: dict[str, Any] = {
         "type": "Collection",
         "stac_version": STAC_VERSION,
         "stac_extensions": [_EXTENSION.format(name) for name in sorted(names)],
         "id": collection,
-        "title": title or "Land-cover patches of Sentinel-1 and Sentinel-2",
+        "title": "Land-cover patches of Sentinel-1 and Sentinel-2",
         "description": (
             "Pairs of Sentinel-1 and Sentinel-2 patches of 1200 m with reference map, multi-labels and a split into "
-            "train, validation and test by position, made by landpatch after the rules of BigEarthNet v2.0 "
+            "train, validation and test, made by landpatch after the rules of BigEarthNet v2.0 "
             "(Clasen et al. 2025, arXiv:2407.03653)."
         ),
         "keywords": ["Sentinel-1", "Sentinel-2", "land cover", "multi-label", "segmentation"],
@@ -848,10 +980,12 @@ def collection_document(
                 "ml-aoi:split": sorted(Split(split).ml_aoi for split in summary.counts["splits"]),
                 "landpatch:split": sorted(summary.counts["splits"]),
                 "landpatch:labels": sorted(summary.counts["labels"]),
+                "landpatch:country": sorted(summary.counts["countries"]),
+                "landpatch:season": sorted(summary.counts["seasons"]),
             }
         ),
-        "item_assets": assets,
-        "renders": renders(nomenclature),
+        **({"item_assets": assets} if assets else {}),
+        **({"renders": pictures} if pictures else {}),
         "assets": {
             "items": {
                 "href": "items.parquet",
@@ -886,12 +1020,33 @@ def collection_document(
             "labels": dict(sorted(summary.counts["labels"].items())),
             "splits": dict(sorted(summary.counts["splits"].items())),
             "tiles": dict(sorted(summary.counts["tiles"].items())),
+            "countries": dict(sorted(summary.counts["countries"].items())),
+            "seasons": dict(sorted(summary.counts["seasons"].items())),
+            "flags": dict(sorted(summary.counts["flags"].items())),
         },
         "landpatch:dropped": dict(sorted(dropped.items())),
     }
     if nomenclature is not None:
         document["landpatch:nomenclature"] = nomenclature.to_document()
+    if about is not None:
+        document |= {
+            **about,
+            "links": [*(link for link in document["links"] if link["rel"] == "root"), *about["links"]],
+        }
+        names += ["scientific/v1.0.0"] if "sci:citation" in about else []
+        document["stac_extensions"] = [_EXTENSION.format(name) for name in sorted(names)]
     return document
+
+
+ABOUT = ("title", "description", "keywords", "license", "providers", "sci:doi", "sci:citation", "sci:publications")
+"""What a collection says of who made it and on what terms; the rest speaks of its own items."""
+ABOUT_LINKS = ("license", "cite-as", "about", "describedby")
+
+
+def about_of(collection: Mapping[str, Any]) -> dict[str, Any]:
+    """A collection's ABOUT and its links of these kinds, as ``collection_document`` takes them."""
+    links = [link for link in collection["links"] if link["rel"] in ABOUT_LINKS]
+    return {**{key: collection[key] for key in ABOUT if key in collection}, "links": links}
 
 
 def _filled(summaries: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -65,7 +65,7 @@ def patch_files(item: Mapping[str, Any], keys: Collection[str]) -> dict[str, str
         (name == str(patch) and properties.get("landpatch:scene") == str(patch.scene), "landpatch:scene"),
         (properties.get("landpatch:tile") == patch.scene.tile, "landpatch:tile"),
         ((properties.get("landpatch:x"), properties.get("landpatch:y")) == (patch.x, patch.y), "landpatch:x, y"),
-        (properties.get("landpatch:split") in tuple(Split), "landpatch:split"),
+        (properties.get("landpatch:split") in (*Split, None), "landpatch:split"),  # None: left out of all splits
         (isinstance(labels, list) and all(isinstance(label, str) for label in labels), "landpatch:labels"),
         (radar_patch is None or radar_patch.belongs_to(patch), "landpatch:s1_name"),
         (_CODE.fullmatch(str(properties.get("proj:code"))), "proj:code"),

@@ -11,8 +11,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from landpatch.catalog.errors import InvalidItem, InvalidName
-from landpatch.catalog.items import STAC_VERSION
 from landpatch.catalog.names import RadarSceneId
+from landpatch.catalog.scenes import STAC_VERSION
 
 _METADATA = {"product": "", "calibration": "calibration/calibration-", "noise": "calibration/noise-"}
 """The XML files of a polarisation: where under ``annotation/``, and what before the image's name."""

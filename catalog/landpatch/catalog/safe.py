@@ -18,8 +18,8 @@ from xml.etree import ElementTree
 from landpatch.catalog.bands import optical_bands
 from landpatch.catalog.errors import InvalidItem, InvalidName, UnreadableAsset
 from landpatch.catalog.grid import TILE_METRES, TileGrid
-from landpatch.catalog.items import STAC_VERSION
 from landpatch.catalog.names import SceneId
+from landpatch.catalog.scenes import STAC_VERSION
 
 _INDICATORS = {
     "GEOMETRIC_QUALITY": "geometric",

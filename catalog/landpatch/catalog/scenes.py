@@ -21,6 +21,10 @@ Item = Mapping[str, Any]
 OffsetChoice = Literal["auto", "present", "absent"]
 RadarUnit = Literal["dB", "power"]
 GrdBackscatter = Literal["sigma0", "gamma0-terrain"]
+HeightsAbove = Literal["geoid", "ellipsoid"]
+
+STAC_VERSION = "1.1.0"
+"""Of every document that landpatch writes."""
 
 _PRODUCT_KEYS = (
     "s2:product_uri",

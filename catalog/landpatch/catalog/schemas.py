@@ -17,8 +17,7 @@ from typing import Any
 import jsonschema_rs
 
 from landpatch.catalog.errors import InvalidDataset
-
-STAC_VERSION = "1.1.0"
+from landpatch.catalog.scenes import STAC_VERSION
 
 _CORE = f"https://schemas.stacspec.org/v{STAC_VERSION}/"
 _ITEM = f"{_CORE}item-spec/json-schema/item.json"

@@ -127,7 +127,8 @@ class Snapshot:
         missing = sorted(set(SCHEMA.names) - set(self._file.schema_arrow.names))
         if missing:
             raise InvalidDataset(
-                f"{storage.url}/{ITEMS} lacks the column(s) {', '.join(missing)}: not a table of landpatch's items"
+                f"{storage.url}/{ITEMS} lacks the column(s) {', '.join(missing)}: it is of an earlier version, and "
+                f"`landpatch retry {storage.url}` brings it up to date; or it is none of landpatch's"
             )
         self.collection = self._collection()
         self._database = self._index(cache, threads or min(os.cpu_count() or 1, 4))

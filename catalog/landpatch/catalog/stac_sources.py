@@ -39,14 +39,6 @@ OrbitState = Literal["ascending", "descending"]
 Item = dict[str, Any]
 Progress = Callable[[int, int], None]
 
-SEASONS: Mapping[str, frozenset[int]] = {
-    "spring": frozenset({3, 4, 5}),
-    "summer": frozenset({6, 7, 8}),
-    "autumn": frozenset({9, 10, 11}),
-    "winter": frozenset({12, 1, 2}),
-}
-"""Meteorological seasons of the **northern** hemisphere as months; south of the equator summer is ``winter``'s."""
-
 _TILES_A_REQUEST = 100
 _CATALOGUE_NAMES = ("catalog.json", "collection.json")
 _LARGEST_FILE = 2**31  # a file that the user names may be larger than a page of a server
@@ -56,7 +48,8 @@ _LARGEST_FILE = 2**31  # a file that the user names may be larger than a page of
 class OpticalQuery:
     """Which Sentinel-2 L2A scenes are wanted.
 
-    ``start`` and ``end`` are UTC and inclusive. ``months`` (1..12; empty: all) choose seasons within: ``SEASONS``.
+    ``start`` and ``end`` are UTC and inclusive. ``months`` (1..12; empty: all) choose seasons within
+    (``seasons.SEASONS``).
     ``max_cloud`` and ``max_nodata`` are shares 0..1, ``min_sun`` degrees of sun elevation, baselines numbers (5.1 for
     05.10); baseline 99.99 (sen2cor by hand) is none and passes. None: no limit.
 

@@ -33,7 +33,7 @@ from landpatch.catalog.errors import (
     LandpatchError,
     StorageError,
 )
-from landpatch.catalog.items import STAC_VERSION, table_from_items
+from landpatch.catalog.items import ABOUT, ABOUT_LINKS, table_from_items
 from landpatch.catalog.manifest import Files, Manifest, Tree, replace_file
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.placing import (
@@ -45,7 +45,7 @@ from landpatch.catalog.placing import (
     item_id,
     patch_files,
 )
-from landpatch.catalog.scenes import absolute_href
+from landpatch.catalog.scenes import STAC_VERSION, absolute_href
 from landpatch.catalog.selection import Question, Source, open_source
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, Storage, json_bytes
 from landpatch.catalog.transfer import Expected, Manners, Parts, Renew, Transfer, shown
@@ -61,9 +61,6 @@ _SCENE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,200}\.json")
 _SCENE_BYTES = 2**24
 _BATCH = 250  # items checked together, which costs a tenth of one by one
 _ROOM = 2**26  # bytes left free on the disk
-# What a collection says of who made it and on what terms; the rest speaks of its own items.
-_KEPT = ("title", "description", "keywords", "license", "providers", "sci:doi", "sci:citation", "sci:publications")
-_KEPT_LINKS = ("license", "cite-as", "about", "describedby")
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,9 +574,9 @@ def _described(document: dict[str, Any], source: Mapping[str, Any], origin: str)
     links = [
         link
         for link in (told if isinstance(told, list) else [])
-        if isinstance(link, Mapping) and link.get("rel") in _KEPT_LINKS and isinstance(link.get("href"), str)
+        if isinstance(link, Mapping) and link.get("rel") in ABOUT_LINKS and isinstance(link.get("href"), str)
     ]
-    own = [link for link in document["links"] if not links or link["rel"] not in _KEPT_LINKS]
+    own = [link for link in document["links"] if not links or link["rel"] not in ABOUT_LINKS]
     derived = {"rel": "derived_from", "href": origin, "type": "application/json", "title": "Taken from"}
     extensions = {*document["stac_extensions"]}
     extensions |= {
@@ -588,8 +585,10 @@ def _described(document: dict[str, Any], source: Mapping[str, Any], origin: str)
         if isinstance(url, str) and "/scientific/" in url
     }
     return {
+        # By what rule the source was split; a rule that the subset has itself comes after it.
+        **{key: source[key] for key in ("landpatch:split_rule",) if isinstance(source.get(key), Mapping)},
         **document,
-        **{key: source[key] for key in _KEPT if key in source},
+        **{key: source[key] for key in ABOUT if key in source},
         "links": [*own, *links, derived],
         "stac_extensions": sorted(extensions),
     }

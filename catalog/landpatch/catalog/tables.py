@@ -5,6 +5,9 @@ them read ours: ``metadata.parquet`` has the patches without, the other table th
 """
 
 import io
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,6 +55,53 @@ def official_tables(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     table = table.sort_by("patch_id")
     flagged = pc.or_(table.column("contains_seasonal_snow"), table.column("contains_cloud_or_shadow"))
     return table.filter(pc.invert(flagged)), table.filter(flagged)
+
+
+class OfficialTables:
+    """Writes both tables bit by bit: a context manager that is given the items in the order of their ids.
+
+    The files are those of ``write_table``, byte for byte; one row group of each is held in memory.
+    """
+
+    def __init__(self, clean: Path, flagged: Path) -> None:
+        self._writers = [_RowGroups(clean), _RowGroups(flagged)]
+
+    def add(self, table: pa.Table) -> None:
+        """Items that follow those given before (at least COLUMNS_NEEDED)."""
+        for writer, rows in zip(self._writers, official_tables(table), strict=True):
+            writer.add(rows)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class _RowGroups:
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, OFFICIAL_SCHEMA, compression="zstd", store_schema=False)
+        self._waiting = OFFICIAL_SCHEMA.empty_table()
+        self._empty = True
+
+    def add(self, rows: pa.Table) -> None:
+        self._waiting = pa.concat_tables([self._waiting, rows])
+        while self._waiting.num_rows >= _ROW_GROUP:
+            self._write(self._waiting.slice(0, _ROW_GROUP))
+            self._waiting = self._waiting.slice(_ROW_GROUP)
+
+    def close(self) -> None:
+        if self._waiting.num_rows or self._empty:  # a table without rows has one row group without rows
+            self._write(self._waiting)
+        self._writer.close()
+
+    def _write(self, rows: pa.Table) -> None:
+        # One chunk a column: how a table was put together must not show in the pages.
+        self._writer.write_table(rows.combine_chunks(), row_group_size=_ROW_GROUP)
+        self._empty = False
 
 
 def write_table(table: pa.Table) -> bytes:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from landpatch.catalog.assignment import COUNTRIES
 from landpatch.catalog.compaction import compact
+from landpatch.catalog.countries import Countries
 from landpatch.catalog.errors import (
     DatasetConflict,
     InvalidItem,
@@ -75,13 +77,15 @@ def build(
     parameters: Parameters | None = None,
     collection: str = "landpatch",
     block_rows: int = 91,
+    countries: Countries | None = None,
     workers: int | None = None,
     lmdb: str | None = None,
     watch: Watcher = lambda *_: None,
 ) -> BuildResult:
     """Cut scenes into patches and catalogue them at ``destination`` (folder, s3://, memory:// is not shared).
 
-    ``labels`` is a prepared label source (None: no reference maps). Scenes that are done are not done again; blocks
+    ``labels`` is a prepared label source (None: no reference maps); by ``countries`` patches get their country, these
+    and all that come later (None: as the dataset has it). Scenes that are done are not done again; blocks
     that failed are tried again. Every raster is opened and compared with the patch grid before anything is written.
 
     Raises InvalidParameter, InvalidLabels, DatasetConflict, StorageError; if there is one scene only, what is wrong
@@ -107,6 +111,8 @@ def build(
     storage = Storage.open(destination, create=bool(planned))
     if planned:
         _refuse_mixture(storage, collection, source)
+        if countries is not None:
+            storage.put_changed(COUNTRIES, countries.to_geojson())
     for job, pair in planned:
         _record(storage, job, pair, source)
     jobs = [job for job, _ in planned]

@@ -24,6 +24,7 @@ from landpatch.catalog.errors import Incomplete, InvalidParameter, LandpatchErro
 if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
     from landpatch.catalog.choice import Preference
+    from landpatch.catalog.splits import By
 
 _Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
@@ -129,6 +130,11 @@ def _build_options(function: Callable[..., None]) -> Callable[..., None]:
                 default="deflate",
                 show_default=True,
                 help="Of the patch files; zstd reads faster, but not everywhere.",
+            ),
+            click.option(
+                "--countries",
+                metavar="FILE",
+                help="Name the country of each patch by these boundaries; natural-earth, or as `landpatch country`.",
             ),
             click.option("--thumbnails", is_flag=True, help="Write a true-colour PNG beside each patch."),
             click.option("--collection", default="landpatch", show_default=True, help="Id of the STAC collection."),
@@ -335,6 +341,7 @@ def build(
     block_rows: int,
     s2_only: bool,
     dem: str | None,
+    countries: str | None,
     as_json: bool,
     **parameters: Any,
 ) -> None:
@@ -344,6 +351,7 @@ def build(
     (a file, http(s):// or s3://), or a SAFE folder or zip. All Sentinel-1 items given with --s1, or SAFE folders of
     GRD products, belong to all S2 items given. What is done is not done again.
     """
+    from landpatch.catalog.countries import Countries
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
     from landpatch.functions.console import BuildDisplay
@@ -355,6 +363,7 @@ def build(
         raise click.UsageError("say where labels come from with --labels SRC, or --no-labels; one of the two")
     pairs = [ScenePair(*pair) for pair in read_pairs(scenes, radars)]
     source = None if labels is None else prepared_labels(labels, destination)
+    boundaries = None if countries is None else Countries.read(countries)
     with BuildDisplay() as display:
         result = build_dataset(
             pairs,
@@ -363,6 +372,7 @@ def build(
             parameters=Parameters(require_s1=not s2_only, dem=None if dem is None else absolute(dem), **parameters),
             collection=collection,
             block_rows=block_rows,
+            countries=boundaries,
             workers=workers,
             lmdb=lmdb,
             watch=display,
@@ -407,14 +417,22 @@ def retry(
 @_verb
 def status(dataset: str, as_json: bool) -> None:
     """What is done, dropped, failed and why."""
-    from landpatch.catalog.store import Storage
+    from landpatch.catalog.store import COLLECTION, Storage
     from landpatch.functions.console import out
     from landpatch.functions.jobs import Ledger
 
-    entries = list(Ledger(Storage.open(dataset)).entries())
+    storage = Storage.open(dataset)
+    entries = list(Ledger(storage).entries())
     if as_json:
         for entry in entries:
             out(json.dumps(asdict(entry)))
+        return
+    if not entries and storage.exists(COLLECTION):  # nothing was built here: an import or a download
+        document = storage.get_json(COLLECTION)
+        dropped = (
+            ", ".join(f"{reason} {count:,}" for reason, count in document["landpatch:dropped"].items()) or "none"
+        )
+        out(f"{document['landpatch:patches']:,} patches, imported or downloaded; dropped: {dropped}")
         return
     width = max((len(entry.scene) for entry in entries), default=5)
     out(f"{'scene':{width}}  {'block':10}  {'state':10}  {'kept':>6}  {'dropped':>7}  seconds  what")
@@ -425,15 +443,141 @@ def status(dataset: str, as_json: bool) -> None:
             f"{sum(entry.dropped.values()):7}  {entry.seconds:7.1f}  {what}"
         )
     states = Counter(entry.state.value for entry in entries)
-    dropped: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for entry in entries:
-        dropped.update(entry.dropped)
+        reasons.update(entry.dropped)
     out(
         f"{sum(entry.kept for entry in entries):,} patches; dropped: "
-        + (", ".join(f"{reason} {count:,}" for reason, count in dropped.most_common()) or "none")
+        + (", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common()) or "none")
         + "; blocks: "
         + (", ".join(f"{state} {count}" for state, count in sorted(states.items())) or "none")
     )
+
+
+@main.command(
+    epilog=_EXAMPLE
+    + "landpatch split europe/ --by blocks --block-size 12000 --buffer 1200 --dry-run\n  "
+    + "landpatch split europe/ --by country --assign test=Finland,Lithuania --assign train=Austria,Belgium"
+)
+@click.argument("dataset")
+@click.option(
+    "--by",
+    required=True,
+    type=click.Choice(["position", "blocks", "tile", "country", "polygons"]),
+    help="What decides: position in the tile (BigEarthNet v2.0), blocks of ground, tile, country, your polygons.",
+)
+@click.option("--shares", default="2,1,1", show_default=True, metavar="N,N,N", help="Of train, validation, test.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Another one, another draw of the same shares.")
+@click.option(
+    "--block-size", type=click.IntRange(1200), default=12_000, show_default=True, help="Metres, side of a block."
+)
+@click.option(
+    "--assign",
+    multiple=True,
+    metavar="SPLIT=NAME,...",
+    help="Give tiles or countries to a split instead of drawing them; those not named are left out.",
+)
+@click.option(
+    "--polygons", metavar="FILE", help="GeoJSON, GeoPackage, ...; a patch is in the one that has its centre."
+)
+@click.option("--column", default="split", show_default=True, help="Of --polygons, with train, validation or test.")
+@click.option("--layer", help="Of --polygons, where there are several.")
+@click.option(
+    "--buffer",
+    metavar="M|Np",
+    help="Leave out patches nearer to another split: metres, or patches as 4p. 0: those that share ground with it. "
+    "Default: 0; by position: none are left out.",
+)
+@click.option("--one-per-ground", is_flag=True, help="Of ground that several tiles have, keep the patches of one.")
+@click.option("--dry-run", is_flag=True, help="Print what would be, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON on stdout.")
+@_verb
+def split(
+    dataset: str,
+    by: "By",
+    shares: str,
+    seed: int,
+    block_size: int,
+    assign: tuple[str, ...],
+    polygons: str | None,
+    column: str,
+    layer: str | None,
+    buffer: str | None,
+    one_per_ground: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Split a dataset's patches anew, without touching their pixels.
+
+    The rule becomes the dataset's own: what is built into it later follows it. Patches that are left out stay in the
+    dataset and its tables, in no split. Prints how many patches of each label are in each split.
+    """
+    from landpatch.catalog.areas import read_polygons
+    from landpatch.catalog.assignment import split_areas
+    from landpatch.catalog.resplit import preview, resplit
+    from landpatch.catalog.splits import SplitRule, given_names
+    from landpatch.catalog.store import Storage
+    from landpatch.functions.console import counting, out, say
+
+    rule = SplitRule(
+        by=by,
+        shares=tuple(_numbers(shares, "--shares", float)),
+        seed=seed,
+        block=block_size,
+        given=given_names(assign),
+        areas=None if polygons is None else split_areas(*read_polygons(polygons, column, layer=layer)),
+        buffer=_metres(buffer) if buffer is not None else None if by == "position" else 0.0,
+        one_per_ground=one_per_ground,
+    )
+    storage = Storage.open(dataset)
+    with counting("Splitting scenes") as progress:
+        if dry_run:
+            counts, changed = preview(storage, rule, progress=progress), False
+        else:
+            counts, changed = resplit(storage, rule, progress=progress)
+    if as_json:
+        out(json.dumps({"dataset": dataset, "changed": changed, **asdict(counts)}))
+    else:
+        for line in counts.table():
+            out(line)
+    left_out = ", ".join(f"{reason} {count:,}" for reason, count in counts.left_out.items()) or "none"
+    done = "not written (--dry-run)" if dry_run else "written" if changed else "there already"
+    say(f"{sum(counts.patches.values()):,} patches split by {by}; left out: {left_out}; {done}")
+
+
+def _metres(text: str) -> float:
+    """A distance as metres: ``1200``, or in patches, ``1p``."""
+    patches = text.endswith("p")
+    return _numbers(text.removesuffix("p"), "--buffer", float)[0] * (1200 if patches else 1)
+
+
+@main.command(epilog=_EXAMPLE + "landpatch country europe/ --boundaries countries.gpkg --column NAME_ENGL")
+@click.argument("dataset")
+@click.option(
+    "--boundaries",
+    default="natural-earth",
+    show_default=True,
+    metavar="FILE",
+    help="GeoJSON, GeoPackage, ...; natural-earth: its countries at 1:110 m, which come with landpatch.",
+)
+@click.option("--column", default="name", show_default=True, help="Of --boundaries, with the country's name.")
+@click.option("--layer", help="Of --boundaries, where there are several.")
+@click.option("--only", multiple=True, metavar="NAME,...", help="Only these countries of --boundaries.")
+@_verb
+def country(dataset: str, boundaries: str, column: str, layer: str | None, only: tuple[str, ...]) -> None:
+    """Name the country of each patch of a dataset: the nearest, by planar distance in the patch's UTM zone.
+
+    The boundaries become the dataset's own: what is built into it later gets its country too.
+    """
+    from landpatch.catalog.countries import Countries
+    from landpatch.catalog.resplit import name_countries
+    from landpatch.catalog.store import Storage
+    from landpatch.functions.console import counting, say
+
+    countries = Countries.read(boundaries, column=column, layer=layer, only=_listed(only))
+    with counting("Naming countries of scenes") as progress:
+        changed = name_countries(Storage.open(dataset), countries, progress=progress)
+    say(f"country of each patch in {dataset}: {'written' if changed else 'there already'}")
 
 
 @main.command(epilog=_EXAMPLE + "landpatch l2a S2A_MSIL1C_20170613T101031_N0500_R022_T33UUP.SAFE --to l2a/")
@@ -659,6 +803,49 @@ def prepare(
             source, destination, nomenclature=table, code_column=code_column, layer=layer, progress=progress
         )
     say(f"{count:,} label features prepared in {destination}")
+
+
+@main.group("import")
+def import_() -> None:
+    """Make a dataset of a published one."""
+
+
+@import_.command(
+    epilog=_EXAMPLE
+    + "landpatch import bigearthnet BigEarthNet/ --to bigearthnet-v2/\n  "
+    + "landpatch import bigearthnet BigEarthNet/ --tables-only --assets-at https://host/BigEarthNet --to catalogue/"
+)
+@click.argument("source", type=click.Path(exists=True))
+@click.option("--to", "destination", required=True, metavar="DEST", help="Folder or s3://bucket/prefix.")
+@click.option("--tables-only", is_flag=True, help="Catalogue the tables; leave the files beside them alone.")
+@click.option(
+    "--assets-at",
+    metavar="URL",
+    help="Items lead to official files below it: URL/BigEarthNet-S2/<scene>/<patch>/<patch>_B02.tif ...",
+)
+@click.option("--collection", metavar="ID", help="Id of the STAC collection. Default: bigearthnet-v2.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+@_verb
+def bigearthnet(source: str, destination: str, as_json: bool, **options: Any) -> None:
+    """The published BigEarthNet v2.0 as a dataset that can be searched and taken in parts.
+
+    SOURCE is a folder with its metadata tables (or one of them), and beside them the folders BigEarthNet-S1,
+    BigEarthNet-S2 and Reference_Maps, or the .tar.zst archives of these names, which are read as a stream. With the
+    tables alone, items have no files. What is done is not done again.
+    """
+    from landpatch.catalog.official import import_bigearthnet
+    from landpatch.functions.console import counting, out, say
+
+    result = import_bigearthnet(source, destination, show=counting, **options)
+    if as_json:
+        out(json.dumps({"dataset": destination, **asdict(result)}))
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in result.dropped.items()) or "none"
+    say(f"{result.patches:,} patches in {destination}; dropped: {dropped}")
+    if result.ignored:
+        say(f"{result.ignored:,} file(s) in the archives belong to no patch of the tables")
+    for problem in result.problems[:_SHOWN]:
+        say(f"dropped: {problem}")
+    result.check()
 
 
 @main.group()

@@ -20,15 +20,12 @@ from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter, LandpatchError
-from landpatch.catalog.grid import TILE_PATCHES
-from landpatch.catalog.names import SceneId
-from landpatch.catalog.scenes import GrdBackscatter, OffsetChoice, RadarUnit
+from landpatch.catalog.names import TILE_PATCHES, SceneId
+from landpatch.catalog.scenes import GrdBackscatter, HeightsAbove, OffsetChoice, RadarUnit
 from landpatch.catalog.store import NotFound, Storage, json_bytes
-
-HeightsAbove = Literal["geoid", "ellipsoid"]
 
 LEASE_SECONDS = 900
 """How long a silent worker is believed to be alive: the longest that a Lambda function may run."""

@@ -313,7 +313,7 @@ def _near(shape: Any, boxes: NDArray[np.float64], href: str) -> Any:
     """What of a polygon lies within one tile's size of the tile, in the labels' CRS."""
     import shapely
 
-    pieces = []
+    pieces: list[Any] = []
     for xmin, ymin, xmax, ymax in boxes.tolist():
         side = max(xmax - xmin, ymax - ymin)
         try:

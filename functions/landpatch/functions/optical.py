@@ -22,7 +22,8 @@ from rasterio.windows import Window
 
 from landpatch.catalog.bands import PatchAsset, optical_bands
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
-from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid
+from landpatch.catalog.grid import PATCH_METRES, TileGrid
+from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.safe import verify_zip_member
 from landpatch.catalog.scenes import BandAsset, OpticalScene
 from landpatch.functions.raster import gdal_environment, open_raster
@@ -316,6 +317,6 @@ def _cut(strip: Any, offset: bool, out: Any, plane: int, empty: Any) -> None:  #
                         zeros += 1
                     elif offset:
                         # Signed: 0 means nodata, so that a darker pixel than the offset becomes 1.
-                        value = np.uint16(max(np.int32(value) - 1000, 1))
+                        value = np.uint16(max(int(value) - 1000, 1))
                     target[x] = value
                 empty[row, column] += zeros

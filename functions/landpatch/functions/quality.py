@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES
+from landpatch.catalog.grid import PATCH_METRES
+from landpatch.catalog.names import TILE_PATCHES
 
 SCL_PIXELS = PATCH_METRES // 20
 """Pixels of the scene classification along each side of a patch."""

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from landpatch.catalog.errors import InvalidParameter, InvalidScene
 from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.scenes import RadarScene
-from landpatch.functions.jobs import HeightsAbove
+from landpatch.catalog.scenes import HeightsAbove, RadarScene
 from landpatch.functions.raster import open_raster
 from landpatch.functions.warp import Float32, TileSampler
 

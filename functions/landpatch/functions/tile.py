@@ -20,8 +20,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from landpatch.catalog.bands import OPTICAL_ASSETS, REFERENCE_MAP, S1, S2_10M
-from landpatch.catalog.cogs import CogEncoder
-from landpatch.catalog.grid import PATCH_METRES, TILE_PATCHES, TileGrid, strips
+from landpatch.catalog.cogs import CogEncoder, Compression
+from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
 from landpatch.catalog.items import (
     THUMBNAIL,
     LabelOrigin,
@@ -32,6 +32,7 @@ from landpatch.catalog.items import (
     patch_table,
     thumbnail_href,
 )
+from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.renderings import TRUE_COLOUR, picture, png
 from landpatch.catalog.scenes import OpticalScene, RadarScene, by_time_gap, sensing_time
 from landpatch.catalog.schemas import validate_item
@@ -188,7 +189,7 @@ class _Block:
             labels=None if labels is None else LabelOrigin(job.label_item or labels.name, labels.nomenclature),
             collection=job.collection,
         )
-        compression = "zstd" if job.parameters.compression == "zstd" else "deflate"
+        compression: Compression = "zstd" if job.parameters.compression == "zstd" else "deflate"
         self.encoders = {
             asset.key: CogEncoder(asset, self.grid.epsg, compression)
             for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP)

@@ -148,17 +148,17 @@ class Lattice:
         if self._transformer is not None:
             x, y = self._transformer.transform(east, north)
             if self.crs.is_geographic:
-                x = self._unwrapped(x)
+                x = self._unwrapped(x, self._transformer)
         t = self.transform
         with np.errstate(invalid="ignore"):  # infinities of points that PROJ cannot transform
             dx, dy = x - t.c, y - t.f
             return np.stack([(t.e * dx - t.b * dy), (t.a * dy - t.d * dx)]) / t.determinant
 
-    def _unwrapped(self, longitude: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _unwrapped(self, longitude: NDArray[np.float64], transformer: Any) -> NDArray[np.float64]:
         """Longitudes without a jump inside the tile, on the turn of the globe that is nearest to the source."""
         (height, width), t = self.shape, self.transform
         source = t.c + t.a * width / 2 + t.b * height / 2
-        tile, _ = self._transformer.transform(self.grid.ulx + 54_600, self.grid.uly - 54_600)
+        tile, _ = transformer.transform(self.grid.ulx + 54_600, self.grid.uly - 54_600)
         turned = tile + 360 * round((source - tile) / 360)
         with np.errstate(invalid="ignore"):
             turns = np.round((turned - longitude) / 360)

@@ -124,7 +124,7 @@ def create_app(
     )
     metrics = Metrics()
     _Routes(behind, settings, stac_settings, app, metrics)
-    app.include_router(asset_router(behind.by_collection))
+    app.include_router(asset_router(behind.by_collection, settings))
 
     @app.get("/_mgmt/metrics", include_in_schema=False)
     def show_metrics(_: Request) -> Response:

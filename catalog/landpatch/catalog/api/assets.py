@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 
 from landpatch.catalog.api.errors import NoSuchThing
+from landpatch.catalog.api.settings import Settings
 from landpatch.catalog.items import COG_TYPE, PARQUET_TYPE
 from landpatch.catalog.search import SearchableDataset
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, NotFound, Storage
@@ -20,8 +21,8 @@ _TYPES = {".tif": COG_TYPE, ".parquet": PARQUET_TYPE, ".json": "application/json
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z", re.ASCII)
 
 
-def asset_router(datasets: Mapping[str, SearchableDataset]) -> APIRouter:
-    """Route ``/assets/{collection_id}/{path}``."""
+def asset_router(datasets: Mapping[str, SearchableDataset], settings: Settings) -> APIRouter:
+    """Route ``/assets/{collection_id}/{path}``: the file itself, or where S3 has it if URLs are to be presigned."""
     router = APIRouter(tags=["Assets"])
 
     @router.get("/assets/{collection_id}/{path:path}", name="Asset", response_class=Response)
@@ -30,6 +31,9 @@ def asset_router(datasets: Mapping[str, SearchableDataset]) -> APIRouter:
         dataset = datasets.get(collection_id)
         if dataset is None or not _published(path):
             raise NoSuchThing(f"no asset {path!r} in collection {collection_id!r}")
+        if settings.assets == "presigned":
+            signed = dataset.storage.signed(path, settings.presigned_seconds)
+            return RedirectResponse(signed, 307, {"Cache-Control": "no-store"})
         media = _TYPES.get(PurePosixPath(path).suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
         storage = dataset.storage
         if storage.folder is None:

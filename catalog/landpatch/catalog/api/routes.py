@@ -22,6 +22,7 @@ from landpatch.catalog.api.pages import Addresses, Fields, Found, item_texts, se
 from landpatch.catalog.api.queryables import queryables, sortables
 from landpatch.catalog.api.settings import Settings
 from landpatch.catalog.cql2_sql import InvalidQuery, box_geometry, microseconds, parse_geometry, parse_text
+from landpatch.catalog.scenes import STAC_VERSION
 from landpatch.catalog.search import Query, SearchableDataset, Snapshot, SortKey
 from landpatch.catalog.store import Changed
 
@@ -69,7 +70,7 @@ class CatalogueClient(BaseCoreClient):
 
     def landing_page(self, **kwargs: Any) -> Response:  # type: ignore[override]
         """``GET /``."""
-        page: dict[str, Any] = {**super().landing_page(**kwargs)}
+        page: dict[str, Any] = {**super().landing_page(**kwargs), "stac_version": STAC_VERSION}
         addresses = Addresses(get_base_url(kwargs["request"]))
         page["links"] += [
             {

@@ -14,12 +14,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from landpatch.catalog.bands import PATCH_ASSETS, REFERENCE_MAP, S1, PatchAsset
+from landpatch.catalog.bands import PATCH_ASSETS, S1, PatchAsset, band_files
 from landpatch.catalog.cogs import CogEncoder
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset
 from landpatch.catalog.exports.sources import (
@@ -30,15 +32,13 @@ from landpatch.catalog.exports.sources import (
     damage_report,
     fingerprints,
 )
-from landpatch.catalog.names import RadarPatchName
+from landpatch.catalog.items import about_of
+from landpatch.catalog.names import PatchId, RadarPatchName
+from landpatch.catalog.official_layout import MARKER, TREES, official_stem
 from landpatch.catalog.store import ITEMS, METADATA, METADATA_FLAGGED, Dataset, NotFound, Storage
 from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
 
-MARKER = "landpatch.json"
-"""Beside the tables: which scenes were exported there, and in which state."""
-
-_ROOTS = {S1.key: "BigEarthNet-S1", REFERENCE_MAP.key: "Reference_Maps"}
-_OPTICAL_ROOT = "BigEarthNet-S2"
+_OPTICAL_TREE, _RADAR_TREE, _MAP_TREE = TREES
 _AHEAD = 64  # patches under way; one is about 0.3 MB
 
 
@@ -56,10 +56,13 @@ def export_folders(
     target = Storage.open(destination, create=True)
     states = fingerprints(dataset)
     finished = _claim(target, dataset, states)
-    overview = dataset.table(sorted({"landpatch:scene", *COLUMNS_NEEDED, *asset_columns((S1,), "file:checksum")}))
+    overview = dataset.table(
+        sorted({"landpatch:scene", "landpatch:backscatter", *COLUMNS_NEEDED, *asset_columns((S1,), "file:checksum")})
+    )
     total: int = overview.num_rows
     report = progress or _silent
     if finished:
+        _write_tables(target, overview)  # splits and countries may be others by now
         report(total, total)
         return total
     problems: list[str] = []
@@ -76,11 +79,26 @@ def export_folders(
             raise
     if problems:
         raise damage_report(problems, f"Everything else is in {target.url}.")
-    clean, flagged = official_tables(overview.select(COLUMNS_NEEDED))
-    target.put(METADATA, write_table(clean))
-    target.put(METADATA_FLAGGED, write_table(flagged))
-    target.put_json(MARKER, {"scenes": states, "complete": True})
+    _write_tables(target, overview)
+    target.put_json(MARKER, {"scenes": states, "complete": True, "collection": _collection(dataset, overview)})
     return total
+
+
+def _write_tables(target: Storage, overview: pa.Table) -> None:
+    for name, table in zip((METADATA, METADATA_FLAGGED), official_tables(overview), strict=True):
+        target.put_changed(name, write_table(table))
+
+
+def _collection(dataset: Dataset, overview: pa.Table) -> dict[str, Any]:
+    """What the tree itself cannot say, for an import of it: the collection's words, nomenclature, backscatter."""
+    document = dataset.collection()
+    backscatter = pc.unique(overview.column("landpatch:backscatter")).drop_null().to_pylist()
+    return {
+        **about_of(document),
+        "id": document["id"],
+        "landpatch:nomenclature": document.get("landpatch:nomenclature"),
+        "landpatch:backscatter": backscatter[0] if len(backscatter) == 1 else None,
+    }
 
 
 def _silent(done: int, total: int) -> None:
@@ -115,8 +133,8 @@ def _claim(target: Storage, dataset: Dataset, states: Mapping[str, str]) -> bool
 
 def _there(target: Storage, scene: str, radar_scenes: Collection[str] = ()) -> frozenset[str]:
     """The files of a scene's patches that the destination has; a file is whole or not there."""
-    folders = [f"{_OPTICAL_ROOT}/{scene}", f"{_ROOTS[REFERENCE_MAP.key]}/{scene}"]
-    folders += [f"{_ROOTS[S1.key]}/{radar}" for radar in sorted(radar_scenes)]
+    folders = [f"{_OPTICAL_TREE}/{scene}", f"{_MAP_TREE}/{scene}"]
+    folders += [f"{_RADAR_TREE}/{radar}" for radar in sorted(radar_scenes)]
     return frozenset(path for folder in folders for path in target.list(folder))
 
 
@@ -181,10 +199,8 @@ class _Patch:
 
     def stem(self, asset: PatchAsset) -> str:
         """Path in the tree of an asset's files, without the end of their names."""
-        if asset is S1:
-            name = str(self.s1_name)
-            return f"{_ROOTS[asset.key]}/{RadarPatchName.parse(name).scene}/{name}/{name}"
-        return f"{_ROOTS.get(asset.key, _OPTICAL_ROOT)}/{self.scene}/{self.id}/{self.id}"
+        radar = None if self.s1_name is None else RadarPatchName.parse(self.s1_name)
+        return official_stem(asset, PatchId.parse(self.id), radar)
 
 
 class _Work:
@@ -210,7 +226,7 @@ class _Work:
         problems = []
         for asset, file in patch.files.items():
             compare = asset is S1 and patch.s1_name in self._contested
-            paths = [f"{patch.stem(asset)}{band.suffix}.tif" for band in _bands(asset)]
+            paths = [f"{patch.stem(asset)}{band.suffix}.tif" for band in band_files(asset)]
             if all(path in there for path in paths) and not compare:
                 continue
             try:
@@ -218,7 +234,7 @@ class _Work:
             except DamagedFile as error:
                 problems.append(str(error))
                 continue
-            for number, (band, path) in enumerate(zip(_bands(asset), paths, strict=True)):
+            for number, (band, path) in enumerate(zip(band_files(asset), paths, strict=True)):
                 data = _encoder(band, patch.epsg).encode(planes[number : number + 1], *patch.corner)
                 if compare and not self._target.create(path, data) and self._target.get(path) != data:
                     problems.append(
@@ -236,14 +252,6 @@ class _Work:
                     del self._listed[done]
                 self._listed[scene] = _there(self._target, scene, self._radars.get(scene, ()))
             return self._listed[scene]
-
-
-@cache
-def _bands(asset: PatchAsset) -> tuple[PatchAsset, ...]:
-    """The files that one of ours becomes: each plane by itself."""
-    if asset is REFERENCE_MAP:
-        return (asset,)
-    return tuple(replace(asset, key=name, suffix=f"_{name}", planes=(name,)) for name in asset.planes)
 
 
 @cache

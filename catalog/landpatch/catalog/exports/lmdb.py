@@ -542,6 +542,7 @@ def export_lmdb(
     state = sha256(json.dumps([_FORMAT, fingerprints(dataset, where)]).encode()).hexdigest()
     finished = _finished(place, dataset, state, subset=subset)
     if finished is not None:
+        _write_tables(dataset, where, place)  # splits and countries may be others by now
         return finished
     sources = [_Source.read(dataset, *kind, where) for kind in _KINDS]
     total = sum(source.table.num_rows for source in sources)
@@ -573,12 +574,10 @@ def export_lmdb(
 
 def _write_tables(dataset: Dataset, where: Collection[str] | None, folder: Path) -> None:
     """The metadata tables of what is in the file: readers break on a patch of theirs that it lacks."""
-    clean, flagged = official_tables(chosen_rows(dataset, COLUMNS_NEEDED[1:], where))
-    try:
-        (folder / METADATA).write_bytes(write_table(clean))
-        (folder / METADATA_FLAGGED).write_bytes(write_table(flagged))
-    except OSError as error:
-        raise StorageError(f"cannot write to {folder}: {error.strerror}") from error
+    tables = official_tables(chosen_rows(dataset, COLUMNS_NEEDED[1:], where))
+    storage = Storage.open(folder)
+    for name, table in zip((METADATA, METADATA_FLAGGED), tables, strict=True):
+        storage.put_changed(name, write_table(table))
 
 
 def _silent(done: int, total: int) -> None:

@@ -91,17 +91,23 @@ def chosen_rows(dataset: Dataset, columns: Sequence[str], where: Collection[str]
 def fingerprints(dataset: Dataset, where: Collection[str] | None = None) -> dict[str, str]:
     """Of each scene of a dataset, a digest of which patches it has and of what is in their files.
 
-    Equal digests mean that an export would write the same.
+    Equal digests mean that an export would write the same. Raises InvalidDataset where no item has a file of ours.
     """
     columns = ["landpatch:scene", "landpatch:s1_name", "proj:code", *asset_columns(PATCH_ASSETS, "file:checksum")]
     table = chosen_rows(dataset, columns, where)
+    checksums = [asset_field(table, asset, "file:checksum") for asset in PATCH_ASSETS]
+    if table.num_rows and all(column.null_count == table.num_rows for column in checksums):
+        raise InvalidDataset(
+            f"the items of {dataset.storage.url} have no files that could be exported (it was imported from tables "
+            "alone): import the official folders or archives"
+        )
     parts = [
         pc.fill_null(column, "-")
         for column in (
             table.column("id"),
             table.column("landpatch:s1_name"),
             table.column("proj:code"),
-            *(asset_field(table, asset, "file:checksum") for asset in PATCH_ASSETS),
+            *checksums,
         )
     ]
     digests: dict[str, Any] = {}

@@ -307,7 +307,7 @@ def _town(place: tuple[float, float, float], rng: np.random.Generator) -> list[S
 def _at(values: NDArray[np.generic], land: Landscape, x: float, y: float) -> float:
     row = min(max(int((land.north - y) / STEP), 0), values.shape[0] - 1)
     column = min(max(int((x - land.west) / STEP), 0), values.shape[1] - 1)
-    return float(values[row, column])  # type: ignore[arg-type]
+    return float(values[row, column])
 
 
 def cells_of(land: Landscape, site: Site) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:

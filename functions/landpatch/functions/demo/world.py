@@ -398,9 +398,11 @@ def write_optical(land: Landscape, taken: OpticalPass, folder: Path, *, workers:
     destination.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers or _workers()) as pool:
         list(pool.map(strip, range(0, frame.height, _STRIP)))
-        files = [(destination / f"{name}.tif", pixels[name], band.resolution) for name, band in bands.items()]
+        files: list[tuple[Path, NDArray[Any], int]] = [
+            (destination / f"{name}.tif", pixels[name], band.resolution) for name, band in bands.items()
+        ]
         files.append((destination / "SCL.tif", scl, 20))
-        list(pool.map(lambda one: _write_cog(*one, frame, nodata=0), files))
+        list(pool.map(lambda one: _write_cog(one, frame, 0), files))
     return _write_item(destination, _optical_item(taken, scl))
 
 
@@ -428,7 +430,7 @@ def write_radar(land: Landscape, taken: RadarPass, folder: Path, *, workers: int
     with ThreadPoolExecutor(workers or _workers()) as pool:
         list(pool.map(strip, range(0, frame.height, _STRIP)))
         files = [(destination / f"iw-{name}.rtc.tif", values, 10) for name, values in power.items()]
-        list(pool.map(lambda one: _write_cog(*one, frame, nodata=RADAR_NODATA), files))
+        list(pool.map(lambda one: _write_cog(one, frame, RADAR_NODATA), files))
     return _write_item(destination, _radar_item(taken))
 
 
@@ -436,8 +438,9 @@ def _workers() -> int:
     return min(os.cpu_count() or 1, 4)
 
 
-def _write_cog(path: Path, pixels: NDArray[Any], resolution: int, frame: Frame, *, nodata: float) -> None:
+def _write_cog(raster: tuple[Path, NDArray[Any], int], frame: Frame, nodata: float) -> None:
     """Header first, then blocks of 512 pixels: a COG, though without overviews, that nobody looks at here."""
+    path, pixels, resolution = raster
     real = pixels.dtype == np.float32
     with rasterio.open(
         path,

@@ -164,7 +164,7 @@ class GrdReader:
     def _degrees(self, down: Float64, right: Float64) -> tuple[Float64, Float64]:
         """Longitude and latitude of the lattice of points at these metres from the tile's corner."""
         east, north = np.meshgrid(self.grid.ulx + right, self.grid.uly - down)
-        return self._to_degrees.transform(east, north)  # type: ignore[no-any-return]
+        return self._to_degrees.transform(east, north)
 
     def _window(self, knots: Float64, lowest: float, highest: float, margin: int) -> tuple[int, int, int, int] | None:
         """Top, left, bottom, right of the pixels under some knots at heights of this range, if any."""
