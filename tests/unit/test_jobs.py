@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidParameter, StorageError
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.store import Storage
+from landpatch.catalog.traffic import Traffic
 from landpatch.functions.jobs import (
     LEASE_SECONDS,
     Block,
@@ -28,6 +29,7 @@ from landpatch.functions.jobs import (
     Parameters,
     State,
     Stopwatch,
+    Usage,
     blocks_of,
 )
 
@@ -514,3 +516,62 @@ def test_the_stopwatch() -> None:
     later, busy = watch.read()
     assert later - wall >= 0.045
     assert busy - cpu < 0.045
+
+
+# --- lost workers ------------------------------------------------------------------------------------------------
+
+
+def test_a_lost_worker_s_block_is_seen_as_failed_and_closed_once(ledger: Ledger) -> None:
+    claim = ledger.claim(SCENE, BLOCK)
+    assert claim is not None
+    assert ledger.current(SCENE, BLOCK).state is State.CLAIMED
+    assert ledger.close_lost(SCENE, BLOCK) is None
+    edit_claim(ledger, 1, until="2020-01-01T00:00:00+00:00")
+    assert ledger.current(SCENE, BLOCK).state is State.FAILED
+    assert ledger.entry(SCENE, BLOCK).state is State.CLAIMED
+    lost = ledger.close_lost(SCENE, BLOCK)
+    assert lost is not None
+    assert (lost.state, lost.error_class, lost.attempt) == (State.FAILED, "WorkerLost", 2)
+    assert ledger.entry(SCENE, BLOCK) == lost
+    assert ledger.close_lost(SCENE, BLOCK) is None
+    with pytest.raises(LostClaim):
+        ledger.renew(claim)
+    assert ledger.claim(SCENE, BLOCK) == Claim(SCENE, BLOCK, 3)
+
+
+def test_an_owner_takes_over_from_itself_only(ledger: Ledger) -> None:
+    mine, other = (Ledger(ledger.storage, owner=name) for name in ("mine", "other"))
+    assert mine.claim(SCENE, BLOCK) == Claim(SCENE, BLOCK, 1)
+    assert other.claim(SCENE, BLOCK) is None
+    assert ledger.claim(SCENE, BLOCK) is None
+    assert other.close_lost(SCENE, BLOCK) is None
+    assert mine.claim(SCENE, BLOCK) == Claim(SCENE, BLOCK, 2)
+
+
+def test_a_lease_is_as_long_as_its_holder_may_live(ledger: Ledger) -> None:
+    assert Ledger(ledger.storage, lease=lambda: -1.0).claim(SCENE, BLOCK) is not None
+    assert ledger.claim(SCENE, BLOCK) == Claim(SCENE, BLOCK, 2)
+
+
+def test_what_ended_invalid_can_be_opened_again(ledger: Ledger) -> None:
+    claim = ledger.claim(SCENE, BLOCK)
+    assert claim is not None
+    finish(ledger, claim, State.FAILED)
+    assert ledger.reopen(SCENE, BLOCK) is False
+    claim = ledger.claim(SCENE, BLOCK)
+    assert claim is not None
+    finish(ledger, claim, State.INVALID)
+    assert ledger.claim(SCENE, BLOCK) is None
+    assert ledger.reopen(SCENE, BLOCK) is True
+    assert ledger.claim(SCENE, BLOCK) is not None
+
+
+def test_what_attempts_used_is_kept_for_the_next(ledger: Ledger) -> None:
+    used = Usage(1, 2.5, 10.0, Traffic(reads=3))
+    for attempt in (1, 2):
+        claim = ledger.claim(SCENE, BLOCK)
+        assert claim is not None
+        finish(ledger, claim, State.FAILED, usage=ledger.entry(SCENE, BLOCK).usage + used)
+        assert ledger.entry(SCENE, BLOCK).usage == Usage(
+            attempt, 2.5 * attempt, 10.0 * attempt, Traffic(reads=3 * attempt)
+        )

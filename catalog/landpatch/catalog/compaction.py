@@ -106,16 +106,34 @@ def compact(
     collection says of the dataset.
 
     Written in the order official tables, collection, ``items.parquet``: whoever sees the new items finds the rest.
-    Both passes over the parts hold one scene and one row group of what is written in memory.
+    Both passes over the parts hold one scene and one row group of what is written in memory. May run several times
+    at once: what is written last is of all the parts that were there before it.
     Raises InvalidDataset (damaged part), DatasetConflict (parts that do not belong together), StorageError.
     """
-    found = parts(storage)
-    if not found:
+    found, rules = parts(storage), Rules.read(storage)
+    if not found or _compacted_state(storage) == _state(found, rules):
         return False
-    rules = Rules.read(storage)
-    state = orjson.dumps([_COLUMNS, *((part.path, part.digest) for part in found), *rules.state])
-    if _compacted_state(storage) == state:
-        return False
+    while True:
+        _write(storage, found, rules, progress, describe)
+        # A part that came meanwhile may be in what another has written, over which this one has just written.
+        # Hence not what items.parquet says decides, but the parts: who writes last looks last.
+        later, later_rules = parts(storage), Rules.read(storage)
+        if _state(later, later_rules) == _state(found, rules):
+            return True
+        found, rules = later, later_rules
+
+
+def _state(found: list[Part], rules: Rules) -> bytes:
+    return orjson.dumps([_COLUMNS, *((part.path, part.digest) for part in found), *rules.state])
+
+
+def _write(
+    storage: Storage,
+    found: list[Part],
+    rules: Rules,
+    progress: Callable[[int, int], None] | None,
+    describe: Callable[[dict[str, Any]], dict[str, Any]] | None,
+) -> None:
     collection, nomenclature = _in_common(found)
     dropped: Counter[str] = Counter()
     for part in found:
@@ -140,11 +158,10 @@ def compact(
         storage.put_file(METADATA, folder / METADATA)
         storage.put_file(METADATA_FLAGGED, folder / METADATA_FLAGGED)
         storage.put_json(COLLECTION, document)
-        metadata = {**parquet_metadata(document), _PARTS_KEY: state}
+        metadata = {**parquet_metadata(document), _PARTS_KEY: _state(found, rules)}
         items = report.each(assignment.into(_scenes(storage, found, schema)))
         _write_items(folder / ITEMS, items, schema, metadata)
         storage.put_file(ITEMS, folder / ITEMS)
-    return True
 
 
 def overview(

@@ -191,7 +191,8 @@ def discover(
         for number, tile in enumerate(some, 1):
             chosen = [item for item in choice.chosen if tile_of(item) == tile]
             for item in chosen:
-                pairings.append(pair(item, _radars(radar_source, item, tile, limits), limits))
+                near = [] if radar_source is None else radars_near(radar_source, item, tile, limits)
+                pairings.append(pair(item, near, limits))
                 problems.update(dict.fromkeys(radar_source.problems if radar_source else ()))
             progress(start + number, len(tiles))
     return Discovery(
@@ -201,6 +202,21 @@ def discover(
         tuple(problems),
         radar_source is not None,
         _record(query, preference, limits if radar_source is not None else None),
+    )
+
+
+def radars_near(source: SceneSource, optical: Item, tile: str, limits: PairingLimits) -> list[dict[str, Any]]:
+    """The Sentinel-1 scenes of a source that may belong to a Sentinel-2 scene of ``tile``. Raises SourceError."""
+    sensed = sensing_time(optical)
+    reach = timedelta(hours=limits.max_gap_hours, seconds=PASS_SECONDS)
+    return source.radar(
+        RadarQuery(
+            geometry=Area.from_tiles([tile]).search_geometry(),
+            start=sensed - reach,
+            end=sensed + reach,
+            orbit_state=limits.orbit_state,
+            relative_orbit=limits.relative_orbit,
+        )
     )
 
 
@@ -233,22 +249,6 @@ def _choose(source: SceneSource, query: OpticalQuery, tiles: tuple[str, ...], pr
     # Tiles overlap, so a search finds neighbours' scenes too: no verdict on what nobody asked for.
     found = [item for item in source.optical(searched) if tile_of(item) in (None, *tiles)]
     return choose(found, preference)
-
-
-def _radars(source: SceneSource | None, optical: Item, tile: str, limits: PairingLimits) -> list[dict[str, Any]]:
-    if source is None:
-        return []
-    sensed = sensing_time(optical)
-    reach = timedelta(hours=limits.max_gap_hours, seconds=PASS_SECONDS)
-    return source.radar(
-        RadarQuery(
-            geometry=Area.from_tiles([tile]).search_geometry(),
-            start=sensed - reach,
-            end=sensed + reach,
-            orbit_state=limits.orbit_state,
-            relative_orbit=limits.relative_orbit,
-        )
-    )
 
 
 def _missing(choice: Choice, tiles: tuple[str, ...], periods: list[str]) -> Iterator[Missing]:

@@ -120,3 +120,10 @@ class MissingComponent(LandpatchError):
     """Something that only this work needs, such as an optional package, is not installed or could not be got."""
 
     exit_code = 12
+
+
+class CloudError(LandpatchError):
+    """A service of the cloud did not do what it was asked for."""
+
+    exit_code = 13
+    retryable = True

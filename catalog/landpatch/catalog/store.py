@@ -25,6 +25,7 @@ from obstore.store import HTTPStore, LocalStore, MemoryStore, S3Store
 
 from landpatch.catalog.errors import InvalidDataset, InvalidParameter, StorageError
 from landpatch.catalog.nomenclature import Nomenclature
+from landpatch.catalog.traffic import Traffic, count
 
 COLLECTION = "collection.json"
 ITEMS = "items.parquet"
@@ -104,7 +105,9 @@ class Storage:
         with self._explained("read", path):
             if self.folder is not None:  # a third of the CPU time of obstore's read
                 return (self.folder / path).read_bytes()
-            return bytes(obstore.get(self._store, path).bytes())
+            data = bytes(obstore.get(self._store, path).bytes())
+            self._count(bytes_read=len(data))
+            return data
 
     def get_many(self, paths: Iterable[str]) -> Iterator[bytes]:
         """The objects in the order asked for, read ahead concurrently; bounded memory."""
@@ -142,6 +145,7 @@ class Storage:
         """Write the object, over what was there."""
         with self._explained("write", path):
             obstore.put(self._store, path, data, use_multipart=False)
+            self._count(bytes_written=len(data))
 
     def put_changed(self, path: str, data: bytes) -> bool:
         """Write the object unless it holds exactly ``data`` already; whether it was written."""
@@ -157,6 +161,7 @@ class Storage:
         """Write a local file's content, in parts where it is large."""
         with self._explained("write", path), source.open("rb") as file:
             obstore.put(self._store, path, file)
+            self._count(bytes_written=source.stat().st_size)
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the object only if there is none; False if there was. One of many callers wins."""
@@ -255,15 +260,21 @@ class Storage:
         With ``e_tag``: raises Changed if the object is another one by now.
         """
         with self._explained("read", path):
+            self._count(bytes_read=end - start)
             if e_tag is None:
                 return bytes(obstore.get_range(self._store, path, start=start, end=end))
             return bytes(obstore.get(self._store, path, options={"range": (start, end), "if_match": e_tag}).bytes())
+
+    def _count(self, **asked: int) -> None:
+        if self.folder is None:
+            count(Traffic(**asked))
 
     @contextmanager
     def _explained(self, verb: str, path: str) -> Iterator[None]:
         parts = path.rstrip("/" if verb == "list" else "").split("/")
         if path and not {"", ".", ".."}.isdisjoint(parts):  # paths come from items, which may be anybody's
             raise StorageError(f"cannot {verb} {self.url}/{path}: the path does not lie below the root")
+        self._count(reads=verb == "read", writes=verb == "write", lists=verb == "list")
         try:
             yield
         except FileNotFoundError as error:

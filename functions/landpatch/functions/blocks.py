@@ -6,25 +6,89 @@ The one piece of code that the local engine's processes and the Lambda function 
 import re
 import resource
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from landpatch.catalog.compaction import part_path, write_part
 from landpatch.catalog.errors import InvalidDataset, LandpatchError
 from landpatch.catalog.items import scene_item_href
+from landpatch.catalog.names import SceneId
 from landpatch.catalog.scenes import optical_scene, radar_scene
 from landpatch.catalog.signing import without_secrets
 from landpatch.catalog.store import NotFound, Storage
-from landpatch.functions.jobs import Block, Claim, Entry, Job, Ledger, LostClaim, State, Stopwatch
+from landpatch.catalog.traffic import traffic
+from landpatch.functions.jobs import (
+    LEASE_SECONDS,
+    Block,
+    Claim,
+    Entry,
+    Job,
+    Ledger,
+    LogPlace,
+    LostClaim,
+    State,
+    Stopwatch,
+    Usage,
+)
 from landpatch.functions.labels import open_labels
 from landpatch.functions.tile import PatchSink, Progress, Sources, build_block, elevation_model
 
 Report = Callable[[Progress], None]
 """Called with a block's progress; may raise to stop the block."""
 
+_CLOSING_SECONDS = 5.0
+"""Of a function's time, kept for its last words: a ledger entry takes tenths of a second, and S3 may be slow."""
+_GRACE_SECONDS = 30.0
+"""After which a function that had to be ended by Lambda is believed dead: clocks differ."""
+
 _PATCH_ROW = re.compile(r"_\d\d_(\d\d)/[^/]+$")
+
+
+class OutOfTime(LandpatchError):
+    """A function's time does not suffice for the block."""
+
+    exit_code = 3
+    retryable = True
+
+
+class BlockFailed(LandpatchError):
+    """A block did not succeed, and may the next time: what a state machine tries again."""
+
+    exit_code = 3
+    retryable = True
+
+
+class BlockOutOfTime(BlockFailed):
+    """A block did not fit into a function's time."""
+
+
+class BlockInvalid(LandpatchError):
+    """A block will never succeed: its input is at fault."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """The call of a function that carries a block out.
+
+    ``seconds_left`` until it is ended from outside; ``memory`` in MB, which is what is paid for; ``begun`` by
+    time.perf_counter; ``log``: where its lines go; ``owner``: the plan that it works for.
+    """
+
+    seconds_left: Callable[[], float]
+    memory: int
+    begun: float
+    log: LogPlace
+    owner: str | None = None
+
+    def lease(self) -> float:
+        """For how many seconds it is to be believed alive."""
+        return min(self.seconds_left() + _GRACE_SECONDS, LEASE_SECONDS + _GRACE_SECONDS)
 
 
 def load_sources(storage: Storage, job: Job) -> Sources:
@@ -44,26 +108,70 @@ def load_sources(storage: Storage, job: Job) -> Sources:
     )
 
 
+def run_block(
+    dataset: str, scene: str, name: str, invocation: Invocation, *, ended: Callable[[Entry], None]
+) -> Entry:
+    """Carry the block ``name`` out in a function; returns its entry, whoever did it.
+
+    ``ended`` is told the entry of a block that was done here. Raises BlockFailed, BlockOutOfTime, BlockInvalid.
+    """
+    try:
+        storage = Storage.open(dataset)
+        job = Ledger(storage).job(SceneId.parse(scene))
+        if job is None:
+            raise InvalidDataset(f"{dataset} has no job for scene {scene}")
+        block = job.block(name)
+        try:
+            entry = BlockRun(storage, job, block, invocation=invocation).run(lambda _: None)
+        except LostClaim:  # somebody else does it by now
+            entry = None
+        if entry is None:
+            return Ledger(storage).current(job.scene, block)
+    except LandpatchError as error:
+        kind = BlockFailed if error.retryable else BlockInvalid
+        raise kind(f"{scene} {name}: {error}") from error
+    ended(entry)
+    text = f"{scene} {name}: {entry.error_class}: {entry.error}"
+    if entry.state is State.INVALID:
+        raise BlockInvalid(text)
+    if entry.state is State.FAILED:
+        raise (BlockOutOfTime if entry.error_class == OutOfTime.__name__ else BlockFailed)(text)
+    return entry
+
+
 class BlockRun:
     """One attempt at one block.
 
     ``run`` returns the entry as it stands afterwards; None when there was nothing to do (done, or somebody else's).
     Errors become the entry's FAILED or INVALID, never an exception: one bad scene does not stop the others. An
-    interruption (KeyboardInterrupt) becomes ABORTED and is raised again.
+    interruption (KeyboardInterrupt) becomes ABORTED and is raised again. In a function (``invocation``) the block is
+    FAILED in time where the next strip would not be done before the function is ended.
     """
 
-    def __init__(self, storage: Storage, job: Job, block: Block, *, again: frozenset[State] = frozenset()) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        job: Job,
+        block: Block,
+        *,
+        again: frozenset[State] = frozenset(),
+        invocation: Invocation | None = None,
+    ) -> None:
         self.storage, self.job, self.block, self.again = storage, job, block, again
+        self.invocation = invocation
         self.ledger = Ledger(storage)
+        if invocation is not None:
+            self.ledger = Ledger(storage, lease=invocation.lease, owner=invocation.owner)
 
     def run(self, report: Report, sink: PatchSink | None = None) -> Entry | None:
         """Do the block. ``report`` is called with its progress after every strip."""
+        watch = Stopwatch()
         claim = self.ledger.claim(self.job.scene, self.block, again=self.again)
         if claim is None:
             return None
-        watch = Stopwatch()
         entry = self.ledger.entry(self.job.scene, self.block)
         entry.state = State.PROCESSING
+        entry.log = None if self.invocation is None else self.invocation.log
         try:
             self.ledger.update(claim, entry)
             if claim.number > 1:
@@ -83,9 +191,16 @@ class BlockRun:
         return entry
 
     def _build(self, claim: Claim, entry: Entry, report: Report, sink: PatchSink | None) -> None:
+        last = time.perf_counter()
+
         def alive(progress: Progress) -> None:
+            nonlocal last
             self.ledger.renew(claim)
             report(progress)
+            now = time.perf_counter()
+            if progress.done < progress.total:
+                self._check_time(progress, now - last)
+            last = now
 
         sources = load_sources(self.storage, self.job)
         outcome = build_block(self.job, self.block, sources, self.storage, report=alive, sink=sink)
@@ -102,10 +217,22 @@ class BlockRun:
         entry.objects, entry.bytes_written = outcome.objects, outcome.bytes_written
         entry.notes = outcome.notes
 
+    def _check_time(self, progress: Progress, strip_seconds: float) -> None:
+        if self.invocation is None:
+            return
+        left = self.invocation.seconds_left()
+        if left - _CLOSING_SECONDS < strip_seconds:
+            raise OutOfTime(
+                f"{progress.done} of the block's {progress.total} patch rows were done with {left:.0f} s left, and "
+                f"the last strip took {strip_seconds:.0f} s: give the function more memory (and with it CPU) or "
+                "time, or build in smaller blocks (--block-rows 13)"
+            )
+
     def _close(self, claim: Claim, entry: Entry, watch: Stopwatch, state: State, error: BaseException | None) -> None:
         entry.state = state
         entry.finished = datetime.now(UTC).isoformat(timespec="seconds")
         entry.seconds, entry.cpu_seconds = watch.read()
+        entry.usage += self._used(entry.seconds, watch)
         # Linux counts in kB, macOS in bytes (getrusage(2)).
         unit = 1 if sys.platform == "darwin" else 1024
         entry.peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -123,6 +250,13 @@ class BlockRun:
                 raise
             # Storage that takes no ledger entry either (a full disk): the caller still learns of the first error.
             entry.notes.append(f"the ledger could not be written: {unwritable}")
+
+    def _used(self, seconds: float, watch: Stopwatch) -> Usage:
+        asked = traffic() - watch.traffic
+        if self.invocation is None:
+            return Usage(1, seconds, 0.0, asked)
+        billed = time.perf_counter() - self.invocation.begun
+        return Usage(1, seconds, round(billed * self.invocation.memory / 1024, 3), asked)
 
     def _sweep(self) -> None:
         """Remove the unfinished files of this block's dead attempts."""

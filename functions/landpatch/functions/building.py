@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from landpatch.catalog.assignment import COUNTRIES
 from landpatch.catalog.compaction import compact
@@ -18,7 +18,8 @@ from landpatch.catalog.errors import (
 from landpatch.catalog.items import label_item, scene_item_href
 from landpatch.catalog.scenes import optical_scene, radar_scene
 from landpatch.catalog.store import NotFound, Storage, json_bytes
-from landpatch.functions.engines.local import Task, Watcher, run_tasks
+from landpatch.functions.engines.local import LocalEngine, Task, Watcher
+from landpatch.functions.hrefs import is_remote
 from landpatch.functions.jobs import Entry, Job, Ledger, Parameters, State, blocks_of
 from landpatch.functions.labels import Labels, open_labels
 from landpatch.functions.tile import Sources, check_sources, elevation_model
@@ -36,6 +37,17 @@ class ScenePair:
 
     optical: Item
     radars: tuple[Item, ...] = ()
+
+
+class Engine(Protocol):
+    """Has blocks carried out; ``remote``: on machines that cannot read this one's files."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether scenes, labels and dataset must have addresses that other machines understand."""
+
+    def run(self, storage: Storage, tasks: Sequence[Task], *, again: frozenset[State], watch: Watcher) -> list[Entry]:
+        """Carry out blocks; the entries of those that were worked on."""
 
 
 @dataclass(slots=True)
@@ -80,6 +92,7 @@ def build(
     countries: Countries | None = None,
     workers: int | None = None,
     lmdb: str | None = None,
+    engine: Engine | None = None,
     watch: Watcher = lambda *_: None,
 ) -> BuildResult:
     """Cut scenes into patches and catalogue them at ``destination`` (folder, s3://, memory:// is not shared).
@@ -87,15 +100,49 @@ def build(
     ``labels`` is a prepared label source (None: no reference maps); by ``countries`` patches get their country, these
     and all that come later (None: as the dataset has it). Scenes that are done are not done again; blocks
     that failed are tried again. Every raster is opened and compared with the patch grid before anything is written.
+    ``engine`` has the blocks carried out; by default processes of this machine, ``workers`` at a time, which also
+    write the kept patches to the LMDB ``lmdb``.
 
     Raises InvalidParameter, InvalidLabels, DatasetConflict, StorageError; if there is one scene only, what is wrong
     with it. With several scenes a bad one is in ``refused`` and the others are built.
+    """
+    engine = engine or LocalEngine(workers, lmdb)
+    if engine.remote:
+        _refuse_local(pairs, str(destination), labels, parameters)
+    result = BuildResult()
+    storage, jobs = record_jobs(
+        pairs,
+        destination,
+        labels=labels,
+        parameters=parameters,
+        collection=collection,
+        block_rows=block_rows,
+        refused=result.refused,
+    )
+    if countries is not None and jobs:
+        storage.put_changed(COUNTRIES, countries.to_geojson())
+    return _carry_out(storage, jobs, result, frozenset(), engine, watch)
+
+
+def record_jobs(
+    pairs: Sequence[ScenePair],
+    destination: str | Path,
+    *,
+    labels: str | None,
+    parameters: Parameters | None,
+    collection: str,
+    block_rows: int,
+    refused: dict[str, LandpatchError],
+) -> tuple[Storage, list[Job]]:
+    """Plan the jobs of scenes and record them with the dataset, in the order of ``pairs``.
+
+    Scenes that cannot be planned go to ``refused``, by item id; where there is one scene only, its error is raised.
+    Raises as ``build``.
     """
     parameters = parameters or Parameters()
     if parameters.require_s1 and not any(pair.radars for pair in pairs):
         raise InvalidParameter(f"no Sentinel-2 scene comes with a Sentinel-1 scene, {_WITHOUT_S1}")
     source = None if labels is None else open_labels(labels)
-    result = BuildResult()
     planned: list[tuple[Job, ScenePair]] = []
     for pair in pairs:
         try:
@@ -103,7 +150,7 @@ def build(
         except LandpatchError as error:
             if len(pairs) == 1:
                 raise
-            result.refused[str(pair.optical.get("id", "?"))] = error
+            refused[str(pair.optical.get("id", "?"))] = error
     scenes = Counter(job.scene for job, _ in planned)
     twice = [str(scene) for scene, count in scenes.items() if count > 1]
     if twice:
@@ -111,12 +158,9 @@ def build(
     storage = Storage.open(destination, create=bool(planned))
     if planned:
         _refuse_mixture(storage, collection, source)
-        if countries is not None:
-            storage.put_changed(COUNTRIES, countries.to_geojson())
     for job, pair in planned:
         _record(storage, job, pair, source)
-    jobs = [job for job, _ in planned]
-    return _carry_out(storage, jobs, result, frozenset(), workers, lmdb, watch)
+    return storage, [job for job, _ in planned]
 
 
 def rebuild(
@@ -126,6 +170,7 @@ def rebuild(
     tile: str | None = None,
     workers: int | None = None,
     lmdb: str | None = None,
+    engine: Engine | None = None,
     watch: Watcher = lambda *_: None,
 ) -> BuildResult:
     """Try the blocks of a dataset again that are in one of ``states``, of one ``tile`` or all.
@@ -142,7 +187,18 @@ def rebuild(
         found = {ledger.entry(job.scene, block).state for block in job.blocks}
         if found & wanted or (State.FAILED in wanted and found & {State.CLAIMED, State.PROCESSING, State.PENDING}):
             jobs.append(job)
-    return _carry_out(storage, jobs, BuildResult(), wanted, workers, lmdb, watch)
+    return _carry_out(storage, jobs, BuildResult(), wanted, engine or LocalEngine(workers, lmdb), watch)
+
+
+def unfinished_tasks(storage: Storage, jobs: Iterable[Job]) -> list[Task]:
+    """The blocks of jobs that have not succeeded."""
+    ledger = Ledger(storage)
+    return [
+        Task(job, block)
+        for job in jobs
+        for block in job.blocks
+        if ledger.entry(job.scene, block).state is not State.SUCCEEDED
+    ]
 
 
 def _carry_out(
@@ -150,18 +206,11 @@ def _carry_out(
     jobs: Sequence[Job],
     result: BuildResult,
     again: frozenset[State],
-    workers: int | None,
-    lmdb: str | None,
+    engine: Engine,
     watch: Watcher,
 ) -> BuildResult:
     ledger = Ledger(storage)
-    tasks = [
-        Task(job, block)
-        for job in jobs
-        for block in job.blocks
-        if ledger.entry(job.scene, block).state is not State.SUCCEEDED
-    ]
-    ended = run_tasks(storage, tasks, workers=workers, again=again, lmdb=lmdb, watch=watch)
+    ended = engine.run(storage, unfinished_tasks(storage, jobs), again=again, watch=watch)
     for folder in ("", "scenes"):
         storage.sweep(folder, lambda _: True)
     result.changed = compact(storage) or bool(ended)
@@ -172,6 +221,25 @@ def _carry_out(
         for block in job.blocks
     ]
     return result
+
+
+def _refuse_local(
+    pairs: Sequence[ScenePair], destination: str, labels: str | None, parameters: Parameters | None
+) -> None:
+    """Found out here, not by a function that looks for a file of somebody's machine."""
+    read = [str(asset["href"]) for pair in pairs for item in (pair.optical, *pair.radars) for asset in _files(item)]
+    read += [href for href in (labels, None if parameters is None else parameters.dem) if href is not None]
+    for href in [destination, *read]:
+        if not is_remote(href):
+            raise InvalidParameter(
+                f"{href} lies on this machine, where the functions in the cloud cannot see it: put it on S3, or "
+                "build with --engine local"
+            )
+
+
+def _files(item: Item) -> Iterable[Mapping[str, Any]]:
+    assets = item.get("assets")
+    return assets.values() if isinstance(assets, Mapping) else ()
 
 
 def _plan(pair: ScenePair, labels: Labels | None, parameters: Parameters, collection: str, block_rows: int) -> Job:

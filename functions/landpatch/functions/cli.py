@@ -3,14 +3,15 @@
 Human text goes to stderr, data to stdout. Exit codes: 0 done; 2 wrong usage or parameters; 3 some blocks did not
 succeed, or some tiles have no scene or no pair; 4 a scene or item cannot be used; 5 a file cannot be read; 6 labels;
 7 storage; 8 contradicts the dataset; 9 damaged dataset; 10 a catalogue of scenes fails; 11 no scene found;
-12 something that the verb needs is not installed; 20 sen2cor is not there; 21 it failed; 22 it took too long;
-130 interrupted (run the same command again to go on).
+12 something that the verb needs is not installed; 13 a service of AWS refuses; 20 sen2cor is not there; 21 it failed;
+22 it took too long; 130 interrupted (run the same command again to go on).
 """
 
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from landpatch.catalog.areas import Area
     from landpatch.catalog.choice import Preference
     from landpatch.catalog.splits import By
+    from landpatch.functions.jobs import Entry
 
 _Number = TypeVar("_Number", int, float)
 _EXAMPLE = "\b\nExample:\n  "
@@ -158,6 +160,53 @@ def _engine_options(function: Callable[..., None]) -> Callable[..., None]:
     return click.option(
         "--workers", type=click.IntRange(1), help="Processes at a time; 3 GB of memory each. Default: cores."
     )(function)
+
+
+def _cloud_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        [
+            click.option(
+                "--engine",
+                type=click.Choice(["local", "aws"]),
+                default="local",
+                show_default=True,
+                help="Who does the work: processes of this machine, or functions in your AWS account (docs/aws.md).",
+            ),
+            click.option(
+                "--state-machine",
+                metavar="ARN",
+                envvar="LANDPATCH_STATE_MACHINE",
+                help="Of the deployed stack, for --engine aws. Default: $LANDPATCH_STATE_MACHINE.",
+            ),
+            click.option("--follow", is_flag=True, help="With --engine aws: start nothing, watch what runs."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def _engine(name: str, state_machine: str | None, follow: bool, **local: Any) -> Iterator[dict[str, Any]]:
+    """Where blocks are done and how that is shown, as arguments of ``build`` and ``rebuild``."""
+    from landpatch.functions.console import BuildDisplay, counting, say
+
+    if name == "local":
+        if follow:
+            raise click.UsageError("--follow watches functions: it goes with --engine aws")
+        with BuildDisplay() as display:
+            yield {**local, "watch": display}
+        return
+    from landpatch.functions.engines.aws import CloudEngine, StateMachine
+
+    if any(local.values()):
+        raise click.UsageError("--workers and --lmdb are of --engine local")
+    machine = StateMachine.open(state_machine)
+    try:
+        with counting("Blocks") as count:
+            yield {"engine": CloudEngine(machine, follow, count), "watch": BuildDisplay()}
+    except KeyboardInterrupt:
+        say("landpatch: the functions go on without this terminal; the same command with --follow watches them again")
+        sys.exit(130)
 
 
 @main.command(
@@ -327,6 +376,11 @@ def _preference(
 @click.option("--to", "destination", required=True, metavar="DEST", help="Folder or s3://bucket/prefix.")
 @_build_options
 @_engine_options
+@_cloud_options
+@click.option("--estimate", is_flag=True, help="Say what it will cost in the cloud, and build nothing.")
+@click.option(
+    "--region", metavar="NAME", default="eu-central-1", show_default=True, help="Whose prices, to --estimate."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_verb
 def build(
@@ -342,6 +396,11 @@ def build(
     s2_only: bool,
     dem: str | None,
     countries: str | None,
+    engine: str,
+    state_machine: str | None,
+    follow: bool,
+    estimate: bool,
+    region: str,
     as_json: bool,
     **parameters: Any,
 ) -> None:
@@ -354,7 +413,6 @@ def build(
     from landpatch.catalog.countries import Countries
     from landpatch.functions.building import ScenePair
     from landpatch.functions.building import build as build_dataset
-    from landpatch.functions.console import BuildDisplay
     from landpatch.functions.hrefs import absolute
     from landpatch.functions.jobs import Parameters
     from landpatch.functions.sources import prepared_labels, read_pairs
@@ -362,9 +420,12 @@ def build(
     if (labels is None) == (not no_labels):
         raise click.UsageError("say where labels come from with --labels SRC, or --no-labels; one of the two")
     pairs = [ScenePair(*pair) for pair in read_pairs(scenes, radars)]
+    if estimate:
+        _estimate(len(pairs), block_rows, destination, region, as_json)
+        return
     source = None if labels is None else prepared_labels(labels, destination)
     boundaries = None if countries is None else Countries.read(countries)
-    with BuildDisplay() as display:
+    with _engine(engine, state_machine, follow, workers=workers, lmdb=lmdb) as work:
         result = build_dataset(
             pairs,
             destination,
@@ -373,9 +434,7 @@ def build(
             collection=collection,
             block_rows=block_rows,
             countries=boundaries,
-            workers=workers,
-            lmdb=lmdb,
-            watch=display,
+            **work,
         )
     _finish_lmdb(destination, lmdb)
     _tell(result, destination, as_json)
@@ -392,40 +451,62 @@ def build(
 )
 @click.option("--tile", help="Only this tile.")
 @_engine_options
+@_cloud_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 @_verb
 def retry(
-    dataset: str, states: tuple[str, ...], tile: str | None, workers: int | None, lmdb: str | None, as_json: bool
+    dataset: str,
+    states: tuple[str, ...],
+    tile: str | None,
+    workers: int | None,
+    lmdb: str | None,
+    engine: str,
+    state_machine: str | None,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     """Try blocks again that did not succeed, with the inputs and parameters recorded for them."""
     from landpatch.catalog.names import parse_tile
     from landpatch.functions.building import rebuild
-    from landpatch.functions.console import BuildDisplay
     from landpatch.functions.jobs import State
 
     chosen = [State(state) for state in states] or [State.FAILED, State.ABORTED]
     only = None if tile is None else parse_tile(tile)
-    with BuildDisplay() as display:
-        result = rebuild(dataset, states=chosen, tile=only, workers=workers, lmdb=lmdb, watch=display)
+    with _engine(engine, state_machine, follow, workers=workers, lmdb=lmdb) as work:
+        result = rebuild(dataset, states=chosen, tile=only, **work)
     _finish_lmdb(dataset, lmdb)
     _tell(result, dataset, as_json)
 
 
-@main.command(epilog=_EXAMPLE + "landpatch status europe/")
+@main.command(epilog=_EXAMPLE + "landpatch status europe/\n  landpatch status s3://bucket/europe --cost")
 @click.argument("dataset")
-@click.option("--json", "as_json", is_flag=True, help="One JSON line a block on stdout.")
+@click.option("--log", "with_log", is_flag=True, help="With the log lines of blocks that did not succeed.")
+@click.option("--cost", "with_cost", is_flag=True, help="What the blocks have cost so far, by tile.")
+@click.option("--region", metavar="NAME", default="eu-central-1", show_default=True, help="Whose prices, to --cost.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON line a block (--cost: a tile) on stdout.")
 @_verb
-def status(dataset: str, as_json: bool) -> None:
-    """What is done, dropped, failed and why."""
+def status(dataset: str, with_log: bool, with_cost: bool, region: str, as_json: bool) -> None:
+    """What is done, dropped, failed and why. A block whose worker is lost is shown as FAILED."""
     from landpatch.catalog.store import COLLECTION, Storage
+    from landpatch.functions.block_logs import log_lines
     from landpatch.functions.console import out
-    from landpatch.functions.jobs import Ledger
+    from landpatch.functions.jobs import Ledger, State
 
     storage = Storage.open(dataset)
-    entries = list(Ledger(storage).entries())
+    ledger = Ledger(storage)
+    entries = [ledger.current(job.scene, block) for job in ledger.jobs() for block in job.blocks]
+    if with_cost:
+        _show_costs(entries, region, as_json)
+        return
+    logs = {
+        (entry.scene, entry.block): list(log_lines(entry))
+        for entry in entries
+        if with_log and entry.state in (State.FAILED, State.INVALID, State.ABORTED)
+    }
     if as_json:
         for entry in entries:
-            out(json.dumps(asdict(entry)))
+            lines = logs.get((entry.scene, entry.block))
+            out(json.dumps(asdict(entry) | ({} if lines is None else {"log_lines": lines})))
         return
     if not entries and storage.exists(COLLECTION):  # nothing was built here: an import or a download
         document = storage.get_json(COLLECTION)
@@ -452,6 +533,66 @@ def status(dataset: str, as_json: bool) -> None:
         + "; blocks: "
         + (", ".join(f"{state} {count}" for state, count in sorted(states.items())) or "none")
     )
+    for (scene, block), lines in logs.items():
+        out(f"\n{scene} {block}:")
+        for line in lines:
+            out(f"  {line}")
+
+
+def _show_costs(entries: list["Entry"], region: str, as_json: bool) -> None:
+    from landpatch.functions.console import out
+    from landpatch.functions.costs import cost, measured
+    from landpatch.functions.jobs import Usage
+
+    found = measured(entries, region)
+    total = cost(sum((one.usage for one in found.values()), Usage()), sum(c.patches for c in found.values()), region)
+    if as_json:
+        for tile, one in found.items():
+            out(
+                json.dumps(
+                    {"tile": tile, "region": region, **asdict(one), "total": one.total, "a_patch": one.a_patch}
+                )
+            )
+        return
+    heads = f"{'tile':6} {'patches':>8} {'attempts':>8} {'GB-s':>10} {'writes':>9} {'reads':>9} {'lists':>7}"
+    out(f"{heads}  USD (a 1,000 patches)")
+    for tile, one in [*found.items(), ("all", total)]:
+        asked = one.usage.traffic
+        each = "-" if one.a_patch is None else f"{1000 * one.a_patch:.4f}"
+        out(
+            f"{tile:6} {one.patches:8,} {one.usage.attempts:8,} {one.usage.gb_seconds:10,.1f} {asked.writes:9,} "
+            f"{asked.reads:9,} {asked.lists:7,}  {one.total:.4f} ({each})"
+        )
+    out(
+        f"compute {total.compute:.4f}, requests {total.requests:.4f} USD; storage of what was written "
+        f"{total.storage:.4f} USD a month; list prices of {region}"
+    )
+
+
+def _estimate(scenes: int, block_rows: int, destination: str, region: str, as_json: bool) -> None:
+    from landpatch.catalog.errors import StorageError
+    from landpatch.catalog.store import Storage
+    from landpatch.functions.console import out, say
+    from landpatch.functions.costs import estimate
+    from landpatch.functions.jobs import Ledger, blocks_of
+
+    try:
+        done = list(Ledger(Storage.open(destination)).entries())
+    except StorageError:  # nothing there yet
+        done = []
+    blocks = blocks_of(block_rows)
+    found = estimate(scenes * sum(len(block.rows) for block in blocks), scenes * len(blocks), done, region)
+    expected = found.cost
+    if as_json:
+        out(json.dumps({**asdict(expected), "total": expected.total, "assumptions": found.assumptions}))
+        return
+    out(
+        f"{scenes} scene(s), {scenes * len(blocks)} block(s), up to {expected.patches:,} patches: about "
+        f"{expected.total:.2f} USD ({expected.compute:.2f} compute, {expected.requests:.2f} requests), and "
+        f"{expected.storage:.2f} USD a month for {expected.usage.traffic.bytes_written / 1e9:,.1f} GB"
+    )
+    for assumption in found.assumptions:
+        say(f"assumed: {assumption}")
 
 
 @main.command(

@@ -9,14 +9,15 @@ rows, by default all. Both are JSON on the dataset's storage:
 
 A claim is a conditional write (create if absent), which every storage has: of two workers that want a block, one
 gets the next number. Whoever holds the highest number may write the entry; a worker that lost its lease finds a
-higher one and stops.
+higher one and stops. A block whose worker fell silent is taken over by whoever does it next, or closed as FAILED
+(``close_lost``): no block is PROCESSING for ever.
 """
 
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +27,7 @@ from landpatch.catalog.errors import DatasetConflict, InvalidDataset, InvalidPar
 from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.scenes import GrdBackscatter, HeightsAbove, OffsetChoice, RadarUnit
 from landpatch.catalog.store import NotFound, Storage, json_bytes
+from landpatch.catalog.traffic import Traffic, traffic
 
 LEASE_SECONDS = 900
 """How long a silent worker is believed to be alive: the longest that a Lambda function may run."""
@@ -41,6 +43,11 @@ class State(StrEnum):
     FAILED = "FAILED"
     INVALID = "INVALID"
     ABORTED = "ABORTED"
+
+    @property
+    def active(self) -> bool:
+        """Whether somebody works on the block, if they live."""
+        return self in (State.CLAIMED, State.PROCESSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,13 @@ class Job:
     parameters: Parameters = field(default_factory=Parameters)
     blocks: tuple[Block, ...] = (Block(),)
 
+    def block(self, name: str) -> Block:
+        """The block that goes by ``name``. Raises InvalidParameter."""
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise InvalidParameter(f"scene {self.scene} has no block {name!r}; it has {_names(self.blocks)}")
+
     def to_document(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {**asdict(self), "scene": str(self.scene), "radars": list(self.radars), "blocks": _spans(self.blocks)}
@@ -156,8 +170,49 @@ class Job:
             raise InvalidDataset(f"not a job of this version of landpatch: {error!r}") from error
 
 
+def _names(blocks: Iterable[Block]) -> str:
+    return ", ".join(block.name for block in blocks)
+
+
 def _spans(blocks: Iterable[Block]) -> list[list[int]]:
     return [[block.first, block.last] for block in blocks]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What all attempts at a block cost together, those that could still say so before they ended.
+
+    ``seconds`` of wall time; ``gb_seconds``: memory that was given times time that is billed, of functions in the
+    cloud (0 elsewhere); ``traffic`` with the dataset's storage and label sources on S3, not with the scenes' files,
+    which GDAL reads.
+    """
+
+    attempts: int = 0
+    seconds: float = 0.0
+    gb_seconds: float = 0.0
+    traffic: Traffic = field(default_factory=Traffic)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Self:
+        """From JSON."""
+        return cls(**{**document, "traffic": Traffic(**document["traffic"])})
+
+    def __add__(self, other: Self) -> "Usage":
+        return Usage(
+            self.attempts + other.attempts,
+            round(self.seconds + other.seconds, 3),
+            round(self.gb_seconds + other.gb_seconds, 3),
+            self.traffic + other.traffic,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LogPlace:
+    """Where the log lines of an attempt lie in CloudWatch."""
+
+    group: str
+    stream: str
+    request: str
 
 
 @dataclass(slots=True)
@@ -166,7 +221,7 @@ class Entry:
 
     ``dropped`` counts patches by reason; ``part`` is the sha-256 of the part's bytes; ``seconds`` and
     ``cpu_seconds`` are of the last attempt, ``peak_memory`` in bytes; ``notes`` are sentences worth reading, such
-    as what the pixels said about the radiometric offset.
+    as what the pixels said about the radiometric offset. ``usage`` is of all attempts; ``log`` of the last one.
     """
 
     scene: str
@@ -187,12 +242,18 @@ class Entry:
     error: str | None = None
     error_class: str | None = None
     notes: list[str] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    log: LogPlace | None = None
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """From JSON; fields that this version does not know are left out."""
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in document.items() if key in known}
+        if "usage" in values:
+            values["usage"] = Usage.from_document(values["usage"])
+        if values.get("log"):
+            values["log"] = LogPlace(**values["log"])
         return cls(**{**values, "state": State(document["state"])})
 
 
@@ -211,11 +272,30 @@ class LostClaim(LandpatchError):
     retryable = True
 
 
-class Ledger:
-    """The jobs of a dataset and the states of their blocks."""
+class WorkerLost(LandpatchError):
+    """A block's worker ended without a word: killed, out of memory, out of time."""
 
-    def __init__(self, storage: Storage) -> None:
-        self.storage = storage
+    exit_code = 3
+    retryable = True
+
+
+def _lease_seconds() -> float:
+    return LEASE_SECONDS
+
+
+class Ledger:
+    """The jobs of a dataset and the states of their blocks.
+
+    ``lease`` says for how many more seconds a claim is to be believed. ``owner`` names on whose behalf blocks are
+    claimed, where there is an owner that never has two workers on a block at a time (a plan, which its state machine
+    carries out): a claim of the same owner is then that of a dead predecessor.
+    """
+
+    def __init__(
+        self, storage: Storage, *, lease: Callable[[], float] = _lease_seconds, owner: str | None = None
+    ) -> None:
+        self.storage, self.owner = storage, owner
+        self._lease_seconds = lease
 
     def add(self, job: Job) -> bool:
         """Record a job; False if the same is there already.
@@ -247,6 +327,13 @@ class Ledger:
                 except InvalidDataset as error:
                     raise InvalidDataset(f"{self.storage.url}/{path}: {error}") from error
 
+    def job(self, scene: SceneId) -> Job | None:
+        """The job of a scene; None where there is none."""
+        try:
+            return Job.from_document(self.storage.get_json(_job_path(scene)))
+        except NotFound:
+            return None
+
     def entry(self, scene: SceneId, block: Block) -> Entry:
         """A block's entry; PENDING where nobody has begun."""
         try:
@@ -264,6 +351,37 @@ class Ledger:
             for block in job.blocks:
                 yield self.entry(job.scene, block)
 
+    def current(self, scene: SceneId, block: Block) -> Entry:
+        """A block's entry as it is to be taken: FAILED where its worker is lost, whatever it last wrote."""
+        number = self._last_claim(scene, block)
+        dead = number == 0 or self._is_dead(scene, block, number)
+        entry = self.entry(scene, block)
+        return _lost(entry) if entry.state.active and dead else entry
+
+    def close_lost(self, scene: SceneId, block: Block) -> Entry | None:
+        """Write FAILED for a block whose worker is lost; None where there is nothing to close."""
+        if not self.entry(scene, block).state.active:
+            return None
+        lost = self.current(scene, block)
+        if lost.state.active:
+            return None
+        claim = self.claim(scene, block)  # so that a worker that was only slow finds that it lost it
+        if claim is None:
+            return None
+        lost.attempt = claim.number
+        self.update(claim, lost)
+        return lost
+
+    def reopen(self, scene: SceneId, block: Block) -> bool:
+        """Make a block that ended INVALID one that anybody may try again; whether it was one."""
+        if self.entry(scene, block).state is not State.INVALID:
+            return False
+        claim = self.claim(scene, block, again=frozenset({State.INVALID}))
+        if claim is None:
+            return False
+        self.update(claim, replace(self.entry(scene, block), state=State.PENDING))
+        return True
+
     def claim(self, scene: SceneId, block: Block, *, again: frozenset[State] = frozenset()) -> Claim | None:
         """The right to work on a block, or None: it is done, somebody works on it, or it is INVALID.
 
@@ -275,25 +393,30 @@ class Ledger:
         entry = self.entry(scene, block)
         if entry.state is State.SUCCEEDED or (entry.state is State.INVALID and State.INVALID not in again):
             return None
-        active = entry.state in (State.CLAIMED, State.PROCESSING) or number > entry.attempt
+        active = entry.state.active or number > entry.attempt
         if active and not dead:
             return None
         claim = Claim(scene, block, number + 1)
-        if not self.storage.create(_claim_path(claim), json_bytes(_lease())):
+        if not self.storage.create(_claim_path(claim), self._lease()):
             return None
-        taken = Entry(str(scene), block.name, State.CLAIMED, claim.number, _worker(), _now())
+        taken = Entry(str(scene), block.name, State.CLAIMED, claim.number, _worker(), _now(), usage=entry.usage)
         self._write(taken)
         return claim
 
     def renew(self, claim: Claim) -> None:
         """Say that the work goes on. Raises LostClaim."""
         self._still_mine(claim)
-        self.storage.put(_claim_path(claim), json_bytes(_lease()))
+        self.storage.put(_claim_path(claim), self._lease())
 
     def update(self, claim: Claim, entry: Entry) -> None:
         """Write the claimed block's entry. Raises LostClaim."""
         self._still_mine(claim)
         self._write(entry)
+
+    def _lease(self) -> bytes:
+        until = datetime.now(UTC) + timedelta(seconds=self._lease_seconds())
+        lease = {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid()), "until": until.isoformat()}
+        return json_bytes(lease if self.owner is None else {**lease, "owner": self.owner})
 
     def _write(self, entry: Entry) -> None:
         self.storage.put_json(f"jobs/{entry.scene}/{entry.block}.json", asdict(entry))
@@ -315,6 +438,8 @@ class Ledger:
             lease = self.storage.get_json(_claim_path(Claim(scene, block, number)))
             if datetime.fromisoformat(lease["until"]) < datetime.now(UTC):
                 return True
+            if self.owner is not None and lease.get("owner") == self.owner:
+                return True
             # On the same machine there is no need to wait for the lease of a process that is gone.
             return bool(lease["host"] == _host() and not _alive(lease["pid"], lease["born"]))
         except (NotFound, InvalidDataset, KeyError, TypeError, ValueError):  # damaged: nobody can be asked
@@ -333,9 +458,14 @@ def _claim_path(claim: Claim) -> str:
     return f"jobs/{claim.scene}/{claim.block.name}/claim-{claim.number:04d}.json"
 
 
-def _lease() -> dict[str, Any]:
-    until = datetime.now(UTC) + timedelta(seconds=LEASE_SECONDS)
-    return {"host": _host(), "pid": os.getpid(), "born": _born(os.getpid()), "until": until.isoformat()}
+def _lost(entry: Entry) -> Entry:
+    return replace(
+        entry,
+        state=State.FAILED,
+        finished=_now(),
+        error=f"its worker {entry.worker or 'unknown'} fell silent: killed, out of memory or out of time",
+        error_class=WorkerLost.__name__,
+    )
 
 
 def _now() -> str:
@@ -347,9 +477,13 @@ def _worker() -> str:
 
 
 def _host() -> str:
-    """This machine since its last start: after a reboot, old process numbers mean nothing."""
+    """This machine since its last start: after a reboot, old process numbers mean nothing.
+
+    Lambda's machines are copies of one another, down to the name; each has a log stream of its own.
+    """
     boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{platform.node()}/{boot.read_text().strip()}" if boot.exists() else platform.node()
+    name = os.environ.get("AWS_LAMBDA_LOG_STREAM_NAME") or platform.node()
+    return f"{name}/{boot.read_text().strip()}" if boot.exists() else name
 
 
 def _born(pid: int) -> str | None:
@@ -374,10 +508,11 @@ def _alive(pid: int, born: str | None) -> bool:
 
 
 class Stopwatch:
-    """Wall and CPU seconds of this process since it was made."""
+    """Wall and CPU seconds of this process since it was made; ``traffic`` is its traffic till then."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self.traffic = traffic()
 
     def read(self) -> tuple[float, float]:
         """(wall, CPU) seconds, to the millisecond."""

@@ -43,6 +43,15 @@ def read_pairs(scenes: Iterable[str], radars: Sequence[str] = ()) -> list[tuple[
     return pairs
 
 
+def read_documents(href: str) -> tuple[tuple[Item, ...], tuple[tuple[Item, tuple[Item, ...]], ...]]:
+    """What lies at an address: the items by themselves, and the pairs of a scene list. Raises as ``read_pairs``."""
+    document = _document(href)
+    if not is_scene_list(document):
+        return (_item(document, href),), ()
+    listed = scene_pairs(document, _base(href))
+    return (), tuple((unsigned(optical), tuple(map(unsigned, beside))) for optical, beside in listed)
+
+
 def read_scene(href: str) -> dict[str, Any]:
     """A scene's STAC item with absolute asset hrefs, from a file, http(s):// or s3://, or from a SAFE folder or zip.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, ClassVar
 
 from landpatch.catalog.store import Storage
 from landpatch.functions.blocks import BlockRun
@@ -37,6 +37,19 @@ class Task:
 
 Watcher = Callable[[Task, Progress | Entry | None], None]
 """Told of a task's progress, its entry when it has ended, None when somebody else has it or had done it."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """``run_tasks`` as an engine of ``build``."""
+
+    workers: int | None = None
+    lmdb: str | None = None
+    remote: ClassVar[bool] = False
+
+    def run(self, storage: Storage, tasks: Iterable[Task], *, again: frozenset[State], watch: Watcher) -> list[Entry]:
+        """Carry out blocks; the entries of those that were worked on."""
+        return run_tasks(storage, tasks, workers=self.workers, again=again, lmdb=self.lmdb, watch=watch)
 
 
 @dataclass(slots=True)

@@ -1,1 +1,1 @@
-"""What AWS Lambda calls: one module a function."""
+"""Entry points of the functions in the cloud, a module each: a function imports only its own. No logic here."""
