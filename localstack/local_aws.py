@@ -13,7 +13,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ class LocalAws:
     pid: int
     endpoint: str
     folder: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False, compare=False)
+    """Where this Python started it."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -77,6 +79,8 @@ class LocalAws:
             time.sleep(0.1)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self.process:
+            self.process.wait()
         _lives(self.pid)
         shutil.rmtree(self.folder / "tmp", ignore_errors=True)
         (self.folder / "running.json").unlink(missing_ok=True)
@@ -114,7 +118,7 @@ def start(folder: Path, port: int | None = None) -> LocalAws:
             stderr=output,
             start_new_session=True,
         )
-    running = LocalAws(process.pid, f"http://127.0.0.1:{port}", folder)
+    running = LocalAws(process.pid, f"http://127.0.0.1:{port}", folder, process)
     deadline = time.monotonic() + START_SECONDS
     while not _healthy(running.endpoint):
         if process.poll() is not None or time.monotonic() > deadline:

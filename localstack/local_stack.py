@@ -1,7 +1,7 @@
-"""infra/template.yaml on a LocalStack: packaged and deployed as on AWS, by ``aws cloudformation package`` and a stack.
+"""infra/template.yaml on a LocalStack: packaged (``aws cloudformation package``) and deployed as on AWS.
 
 LocalStack's functions cannot be container images: a package with a file INTERPRETER stands for ours
-(process_executor.py), which has the functions run in the environment that this runs in, from the checkout itself.
+(process_executor.py), which has the functions run in the checkout's .venv, from the checkout itself.
 """
 
 import io
@@ -10,14 +10,17 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from botocore.exceptions import WaiterError
+
 from local_aws import CHECKOUT, PYTHON, LocalAws
 
 NAME = "landpatch"
 ARTIFACTS = "artifacts"
+
+FUNCTIONS = CHECKOUT / ".venv/bin/python"
+"""What stands for the image."""
 
 
 class DeploymentFailed(RuntimeError):
@@ -79,14 +82,19 @@ def deploy(aws: LocalAws, parameters: dict[str, str] | None = None) -> LocalStac
         waiter.wait(StackName=NAME)
     except WaiterError as error:
         raise DeploymentFailed(f"{error}\n{_failures(cloudformation)}") from error
-    (stack,) = cloudformation.describe_stacks(StackName=NAME)["Stacks"]
+    return deployed(aws)
+
+
+def deployed(aws: LocalAws) -> LocalStack:
+    """The stack that ``deploy`` made."""
+    (stack,) = aws.client("cloudformation").describe_stacks(StackName=NAME)["Stacks"]
     return LocalStack(aws, {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]})
 
 
 def _stand_in() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("INTERPRETER", sys.executable)
+        archive.writestr("INTERPRETER", str(FUNCTIONS))
     return buffer.getvalue()
 
 

@@ -5,9 +5,9 @@ own environment. It speaks AWS's Lambda Runtime API to ``awslambdaric``, the cli
 and keeps what AWS promises: a process answers one invocation at a time and is used again while it is warm, it is
 killed at its time-out or when it takes more than its memory, and it sees its own environment and no other.
 
-A package runs on a bare interpreter with nothing but itself and what AWS's runtime has (awslambdaric, boto3). A package
-that holds a file INTERPRETER stands for a container image: the file names the interpreter of the environment that would
-be in the image.
+A package runs on a bare interpreter with nothing but itself and what AWS's runtime has (awslambdaric, boto3). A
+package that holds a file INTERPRETER stands for a container image: the file names the interpreter of the environment
+that would be in the image.
 
 Not as on AWS: the file system is the machine's (TMPDIR is the function's own), a process may use all CPUs, and roles
 grant everything.
