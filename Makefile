@@ -5,10 +5,10 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve browser test lint format bench oracle lock clean runtime dev
+.PHONY: help demo serve browser localstack localstack-down test lint format bench oracle lock clean runtime dev
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
 
 demo: runtime ## a small generated world, from scenes to a page of pictures: demo/
 	$(BIN)/landpatch demo --to demo
@@ -20,9 +20,17 @@ serve: runtime ## STAC Browser and STAC API of the demo's patches, at http://127
 browser: runtime ## get and build STAC Browser, once: needs Node.js and the npm registry
 	$(BIN)/landpatch browser
 
+localstack: dev ## the cloud on this machine: the stack on LocalStack, a scene through it; left running
+	@requirements/separate localstack
+	@$(BIN)/python localstack/scene.py up
+
+localstack-down: dev ## end what `make localstack` started
+	@$(BIN)/python localstack/scene.py down
+
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
 	-@requirements/components
+	-@[ -z "$$CI" ] || requirements/separate localstack
 	@$(BIN)/python -m compileall -q catalog functions
 	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile --durations=15
@@ -40,8 +48,7 @@ bench: dev ## CPU time, memory and ratios on a generated full-size tile
 	$(BIN)/python tests/benchmarks/run.py
 
 oracle: dev ## CPU time and memory of Sentinel-1 GRD beside sarsen: make oracle SAFE=folder
-	[ -x .venv-oracle/bin/sarsen ] || { $(BIN)/python -m venv .venv-oracle && \
-		.venv-oracle/bin/pip install --quiet --require-hashes -r requirements/oracle.txt; }
+	@requirements/separate oracle
 	$(BIN)/python -W ignore tests/benchmarks/sar_grd.py $(SAFE)
 
 # What `make demo` and `make serve` install has all extras. Versions stay as they are unless pyproject.toml asks
@@ -54,6 +61,7 @@ lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) --all-extras pyproject.toml requirements/build.in -o requirements/runtime.txt
 	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
 	$(COMPILE) $(UPGRADE) --group pgstac -o requirements/pgstac.txt
+	$(COMPILE) $(UPGRADE) --group localstack -o requirements/localstack.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache

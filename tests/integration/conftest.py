@@ -1,7 +1,11 @@
-"""The demo world, generated once for all tests that build from it, and the command line."""
+"""What is made once for all tests: the demo world, and the stack on LocalStack. And the command line."""
+
+from collections.abc import Callable, Iterator
 
 import pytest
 
+import local_aws
+import local_stack
 from demo_build import DemoWorld, Landpatch, run_landpatch
 from landpatch.functions.building import ScenePair
 from landpatch.functions.demo.world import make_world
@@ -22,3 +26,16 @@ def demo_world(tmp_path_factory: pytest.TempPathFactory) -> DemoWorld:
 @pytest.fixture(scope="session")
 def landpatch() -> Landpatch:
     return run_landpatch
+
+
+@pytest.fixture(scope="session")
+def localstack(
+    tmp_path_factory: pytest.TempPathFactory, component: Callable[[str, object], None]
+) -> Iterator[local_stack.LocalStack]:
+    """infra/template.yaml, deployed; four blocks at once."""
+    component("LocalStack (make localstack)", local_aws.PYTHON.exists())
+    aws = local_aws.start(tmp_path_factory.mktemp("localstack") / "state")
+    try:
+        yield local_stack.deploy(aws, {"BlocksAtOnce": "4"})
+    finally:
+        aws.stop()

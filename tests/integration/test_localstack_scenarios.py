@@ -156,21 +156,6 @@ class Stack:
         self.functions.get_waiter("function_updated_v2").wait(FunctionName=name, WaiterConfig={"Delay": 1})
 
 
-@pytest.fixture(scope="session")
-def localstack(tmp_path_factory: pytest.TempPathFactory, component: Callable[[str, object], None]) -> Iterator[Any]:
-    checkout = Path(__file__).resolve().parents[2]
-    component("LocalStack (make localstack)", (checkout / ".venv-localstack/bin/python").exists())
-    sys.path.insert(0, str(checkout / "localstack"))
-    import local_aws
-    import local_stack
-
-    aws = local_aws.start(tmp_path_factory.mktemp("localstack") / "state")
-    try:
-        yield local_stack.deploy(aws, {"BlocksAtOnce": "4"})
-    finally:
-        aws.stop()
-
-
 @pytest.fixture(scope="module")
 def stack(localstack: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as patch:
