@@ -22,7 +22,7 @@ from landpatch.catalog.auditing.findings import Findings, Kind, Severity
 from landpatch.catalog.auditing.items import check_items
 from landpatch.catalog.auditing.metadata import LabelCounts, PatchReader, batches
 from landpatch.catalog.errors import AuditFailed, InvalidDataset, InvalidParameter, LandpatchError
-from landpatch.catalog.items import SCHEMA, Summary, collection_document
+from landpatch.catalog.items import Summary, collection_document, conformed
 from landpatch.catalog.leakage import SPLIT_RULES, SPLITS, WITHIN_METRES, Leakage, Patches, leakage
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.schemas import validate_collection
@@ -261,7 +261,7 @@ def _nomenclature(collection: dict[str, Any], findings: Findings) -> Nomenclatur
 def _item_batches(reader: Any) -> Iterator[pa.Table]:
     try:
         for batch in reader.iter_batches(_BATCH):
-            yield pa.Table.from_batches([batch]).select(SCHEMA.names).cast(SCHEMA)
+            yield conformed(pa.Table.from_batches([batch]))
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidDataset(

@@ -48,6 +48,7 @@ class FileCheck:
     without: int = 0
     _folder: str = ""
     _there: dict[str, int] = field(default_factory=dict)
+    _owned: set[str] = field(default_factory=set)
     _seen: set[str] = field(default_factory=set)
 
     def check(self, rows: Iterable[Mapping[str, Any]], chosen: Callable[[str], bool]) -> None:
@@ -100,18 +101,19 @@ class FileCheck:
             except StorageError as error:  # such as a path that leads out of the dataset
                 self._there = {}
                 self.findings.add(Kind.UNREADABLE, str(error), file=folder)
-        return self._there.pop(href, None)
+        self._owned.add(href)
+        return self._there.get(href)
 
     def _finish(self) -> None:
         """What is left of a scene's listing belongs to nobody."""
         if self._folder and self._folder not in self._seen:
             if self._folder.startswith(PATCHES):
-                for path in self._there:
+                for path in sorted(self._there.keys() - self._owned):
                     self._orphan(path)
                 for path in _unfinished(self.storage, self._folder):
                     self._orphan(path)
             self._seen.add(self._folder)
-        self._folder, self._there = "", {}
+        self._folder, self._there, self._owned = "", {}, set()
 
     def _orphan(self, path: str) -> None:
         self.findings.add(Kind.ORPHAN, "belongs to no item: remove it", file=path, severity=Severity.WARNING)
