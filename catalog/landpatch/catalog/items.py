@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 
 from landpatch.catalog.bands import (
+    OPTICAL_ASSETS,
     PATCH_ASSETS,
     REFERENCE_MAP,
     S1,
@@ -942,7 +943,9 @@ def collection_document(
     names = ["ml-aoi/v0.2.0", "projection/v2.0.0"]
     pictures = {name: one for name, one in renders(nomenclature).items() if set(one["assets"]) <= assets.keys()}
     if assets:
-        names += ["eo/v2.0.0", "raster/v2.0.0", "sar/v1.3.0"]
+        names += ["raster/v2.0.0", "sar/v1.3.0"]
+    if any(asset.key in assets for asset in OPTICAL_ASSETS):  # eo's schema wants one of its fields
+        names.append("eo/v2.0.0")
     if pictures:
         names.append("render/v2.0.0")
     if nomenclature is not None and assets:

@@ -5,6 +5,7 @@ announce new scenes (STAC items of Earth Search; products of the bucket sentinel
 wrapped in an SNS notification. What is none of these is an error, so that it ends where somebody looks at it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -159,4 +160,4 @@ def _parsed(text: Any) -> Any:
 
 
 def _shown(value: object) -> str:
-    return orjson.dumps(value, default=str)[:120].decode("utf-8", "replace")
+    return json.dumps(value, default=str)[:120]  # not orjson, which stops at integers of 64 bits
