@@ -177,6 +177,7 @@ def measure(server: Server, asked: dict[str, Any]) -> None:
 def many(server: Server, asked: dict[str, Any], clients: int = 32, seconds: float = 10) -> None:
     """Mixed queries of many clients at once."""
     done: list[float] = []
+    failed: list[str] = []
     until = time.perf_counter() + seconds
 
     def work(number: int) -> None:
@@ -184,8 +185,13 @@ def many(server: Server, asked: dict[str, Any], clients: int = 32, seconds: floa
         while time.perf_counter() < until:
             path, parameters = draw.choice(list(asked.values()))[1](draw)
             begun = time.perf_counter()
-            client.get(path, **parameters)
-            done.append((time.perf_counter() - begun) * 1000)
+            try:
+                client.get(path, **parameters)
+            except (SystemExit, OSError, http.client.HTTPException) as error:
+                failed.append(f"{type(error).__name__}: {error}")
+                client = Client(server.port)
+            else:
+                done.append((time.perf_counter() - begun) * 1000)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(clients)]
     for thread in threads:
@@ -195,7 +201,7 @@ def many(server: Server, asked: dict[str, Any], clients: int = 32, seconds: floa
     done.sort()
     print(
         f"{clients} clients, mixed: {len(done) / seconds:.0f} answers/s, p50 {done[len(done) // 2]:.0f} ms, "
-        f"p95 {done[int(len(done) * 0.95)]:.0f} ms, no errors"
+        f"p95 {done[int(len(done) * 0.95)]:.0f} ms, errors: {len(failed)} {failed[:1]}"
     )
 
 

@@ -6,9 +6,10 @@ tile_build.py start CACHE DATASET REPORT          one row of patches: what start
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 from full_tile import full_tile
@@ -28,6 +29,20 @@ from landpatch.functions.jobs import Entry
 from landpatch.functions.labels import PolygonLabels
 from landpatch.functions.sar import RadarReader
 from landpatch.functions.warp import TileSampler
+
+
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """An engine in this process, which does one block its own way."""
+
+    work: Callable[[Storage, Iterable[Task]], Entry | None]
+    remote: ClassVar[bool] = False
+
+    def run(self, storage: Storage, tasks: Iterable[Task], **_: Any) -> list[Entry]:
+        """That block's entry."""
+        entry = self.work(storage, tasks)
+        assert entry is not None
+        return [entry]
 
 
 def _built(cache: Path, dataset: Path, **options: Any) -> BuildResult:
@@ -65,15 +80,12 @@ def whole(cache: Path, dataset: Path) -> dict[str, Any]:
 def start(cache: Path, dataset: Path) -> dict[str, Any]:
     """One row of 91 patches in this process: everything is imported, compiled or loaded, opened and begun."""
 
-    def one_row(storage: Storage, tasks: Iterable[Task], **_: Any) -> list[Entry]:
+    def one_row(storage: Storage, tasks: Iterable[Task]) -> Entry | None:
         task = next(iter(tasks))
-        entry = BlockRun(storage, task.job, task.block).run(lambda _: None)
-        assert entry is not None
-        return [entry]
+        return BlockRun(storage, task.job, task.block).run(lambda _: None)
 
-    building.run_tasks = one_row
-    first = _built(cache, dataset, block_rows=1).entries[0]
-    return {"kept": first.kept}
+    entry, *_ = _built(cache, dataset, block_rows=1, engine=_Here(one_row)).entries
+    return {"kept": entry.kept}
 
 
 def phases(cache: Path, dataset: Path, lmdb: Path) -> dict[str, Any]:
@@ -107,18 +119,16 @@ def phases(cache: Path, dataset: Path, lmdb: Path) -> dict[str, Any]:
     before = {"process": 0.0, "phases": {}}
     block = {"cpu": 0.0}
 
-    def here(storage: Storage, tasks: Iterable[Task], **_: Any) -> list[Entry]:
+    def fused(storage: Storage, tasks: Iterable[Task]) -> Entry | None:
         (task,) = tasks
         before["process"] = cpu_seconds()
         with LmdbWriter(lmdb, dataset=storage.url) as sink:
             entry = BlockRun(storage, task.job, task.block).run(lambda _: None, sink)
         block["cpu"] = cpu_seconds() - before["process"]
         block["phases"] = sum(timers.totals().values())
-        assert entry is not None
-        return [entry]
+        return entry
 
-    building.run_tasks = here
-    (entry,) = _built(cache, dataset).entries
+    (entry,) = _built(cache, dataset, engine=_Here(fused)).entries
     built = cpu_seconds()
     finished = export_lmdb(Dataset.open(dataset), lmdb, fused=True)
     return {

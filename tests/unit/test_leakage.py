@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landpatch.catalog.auditing.auditor import audit
-from landpatch.catalog.leakage import SPLITS, Patches, leakage
+from landpatch.catalog.leakage import Patches, leakage
 from landpatch.catalog.names import SceneId
-from landpatch.catalog.splits import Split
+from landpatch.catalog.splits import SPLITS, Split
 
 SCENES = tuple(
     SceneId.parse(name)

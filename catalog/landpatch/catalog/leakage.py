@@ -18,10 +18,7 @@ from numpy.typing import NDArray
 from landpatch.catalog.errors import InvalidParameter
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES, SceneId
-from landpatch.catalog.splits import Split, splits_by_position
-
-SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
-"""In the order of the codes in ``Patches.split``; -1 there is a patch that no split has."""
+from landpatch.catalog.splits import NONE, SPLITS, Split, by_position
 
 WITHIN_METRES = (0.0, 1200.0, 5000.0, 10_000.0)
 
@@ -36,7 +33,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """Many patches: ``scene`` indexes ``scenes``; ``x``, ``y`` 0..90; ``split`` indexes SPLITS (-1: none).
+    """Many patches: ``scene`` indexes ``scenes``; ``x``, ``y`` 0..90; ``split`` indexes SPLITS (NONE: in none).
 
     All four arrays are 1-d and of one length.
     """
@@ -72,13 +69,8 @@ class Patches:
         return np.array([number[scene.tile] for scene in self.scenes], np.int32)[self.scene]
 
 
-def position_codes(x: NDArray[np.integer], y: NDArray[np.integer]) -> NDArray[np.int8]:
-    """Codes of BigEarthNet v2.0's split by position (``splits``)."""
-    return np.array([SPLITS.index(split) for split in splits_by_position(x, y)], np.int8)
-
-
-def four_codes(x: NDArray[np.integer], y: NDArray[np.integer]) -> NDArray[np.int8]:
-    """Codes of BigEarthNet v1's split: of each 2 x 2 patches two are train, one is validation, one test.
+def by_fours(x: NDArray[np.integer], y: NDArray[np.integer]) -> NDArray[np.int8]:
+    """BigEarthNet v1's split as indices of SPLITS: of each 2 x 2 patches two are train, one is validation, one test.
 
     v1 drew which ones; here they follow in reading order, upper row train, lower row validation and test.
     """
@@ -86,8 +78,8 @@ def four_codes(x: NDArray[np.integer], y: NDArray[np.integer]) -> NDArray[np.int
 
 
 SPLIT_RULES: Mapping[str, Callable[[NDArray[np.integer], NDArray[np.integer]], NDArray[np.int8]]] = {
-    "bigearthnet-v2": position_codes,
-    "bigearthnet-v1": four_codes,
+    "bigearthnet-v2": by_position,
+    "bigearthnet-v1": by_fours,
 }
 
 
@@ -190,7 +182,7 @@ def leakage(
     counts = {split.value: int((patches.split == code).sum()) for code, split in enumerate(SPLITS)}
     return Leakage(
         patches=counts,
-        unsplit=int((patches.split < 0).sum()),
+        unsplit=int((patches.split == NONE).sum()),
         relations=[_relation(patches, places, found, *pair, metres) for pair in _PAIRS],
         same_ground=_same_ground(patches, places, found),
         buffers=[_buffer(places, found, distance, len(patches)) for distance in metres],
@@ -439,9 +431,8 @@ def _median(values: _Floats, weight: _Ints) -> float | None:
 
 
 def _edge_same_scene(patches: Patches, of: Split, to: Split) -> int:
-    width = (
-        TILE_PATCHES + 2
-    )  # a margin all around, so that a neighbour beyond the edge is no patch of the next column
+    # With a margin all around, so that a neighbour beyond the edge is no patch of the next column.
+    width = TILE_PATCHES + 2
     key = (patches.scene.astype(np.int64) * width + patches.x + 1) * width + patches.y + 1
     asked = key[patches.split == SPLITS.index(of)]
     others = np.unique(key[patches.split == SPLITS.index(to)])

@@ -294,8 +294,7 @@ class _Import:
         from landpatch.catalog.official_files import PatchWriter
 
         writer = PatchWriter(self.storage, self.told.nomenclature)
-        threads = min(4, os.cpu_count() or 1) if self.storage.folder is not None else 32
-        with ThreadPoolExecutor(threads) as pool:
+        with ThreadPoolExecutor(self.storage.threads) as pool:
             try:
                 self._read_archives(scenes, there, writer, pool, show)
                 for number, scene in enumerate(scenes):

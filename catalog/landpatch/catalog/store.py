@@ -32,7 +32,7 @@ ITEMS = "items.parquet"
 METADATA = "metadata.parquet"
 METADATA_FLAGGED = "metadata_for_patches_with_snow_cloud_or_shadow.parquet"
 
-_READ_AHEAD = 32  # requests in flight: measured optimum of obstore against one S3 endpoint
+_IN_FLIGHT = 32  # requests: measured optimum of obstore against one S3 endpoint
 # What object_store calls a file that it has not finished writing: the final name, '#' and a counter. It hides such
 # names from listings, but a killed process leaves them on disk.
 _STAGED = re.compile(r"#\d+$")
@@ -100,6 +100,13 @@ class Storage:
         except (OSError, BaseError, ValueError) as error:
             raise StorageError(f"{folder} cannot be opened as storage: {_reason(error)}") from error
 
+    @property
+    def threads(self) -> int:
+        """How many threads do well that read or write here: from S3 most of the time is waiting, on a disk it is the
+        decoding and encoding between.
+        """
+        return _IN_FLIGHT if self.folder is None else min(4, os.cpu_count() or 1)
+
     def get(self, path: str) -> bytes:
         """The whole object."""
         with self._explained("read", path):
@@ -114,11 +121,11 @@ class Storage:
         if self.folder is not None:  # a local read is too short for threads to help
             yield from map(self.get, paths)
             return
-        with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        with ThreadPoolExecutor(_IN_FLIGHT) as pool:
             waiting: deque[Future[bytes]] = deque()
             for path in paths:
                 waiting.append(pool.submit(self.get, path))
-                if len(waiting) >= 2 * _READ_AHEAD:
+                if len(waiting) >= 2 * _IN_FLIGHT:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

@@ -6,7 +6,6 @@ writes the same objects.
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -131,9 +130,7 @@ def build_block(
         reader = stack.enter_context(OpticalReader(sources.optical, sources.grid))
         radars = by_time_gap(sources.radars, sensing_time(sources.optical_item))
         radar_readers = [stack.enter_context(open_radar(radar, sources.grid, sources.elevation)) for radar in radars]
-        # On local storage encoding is the work and a core apiece is enough; on S3 most of the time is waiting.
-        threads = min(4, os.cpu_count() or 1) if storage.folder is not None else 32
-        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        pool = stack.enter_context(ThreadPoolExecutor(storage.threads))
         worker = _Block(job, block, sources, storage, reader, radars, radar_readers, pool, sink)
         try:
             return worker.run(report or (lambda _: None))

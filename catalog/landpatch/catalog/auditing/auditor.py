@@ -23,9 +23,10 @@ from landpatch.catalog.auditing.items import check_items
 from landpatch.catalog.auditing.metadata import LabelCounts, PatchReader, batches
 from landpatch.catalog.errors import AuditFailed, InvalidDataset, InvalidParameter, LandpatchError
 from landpatch.catalog.items import Summary, collection_document, conformed
-from landpatch.catalog.leakage import SPLIT_RULES, SPLITS, WITHIN_METRES, Leakage, Patches, leakage
+from landpatch.catalog.leakage import SPLIT_RULES, WITHIN_METRES, Leakage, Patches, leakage
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.schemas import validate_collection
+from landpatch.catalog.splits import SPLITS
 from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, NotFound, Storage
 from landpatch.catalog.tables import COLUMNS_NEEDED, OFFICIAL_SCHEMA, official_tables
 
@@ -213,7 +214,7 @@ def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None)
             mask = work.take(ids, table.column("landpatch:split").combine_chunks(), labels, ITEMS)
             last = _order(ids, last, work.findings)
             table = table.filter(mask)
-            check_items(table, work.findings, nomenclature=nomenclature, by_position=rule in (None, "position"))
+            check_items(table, work.findings, nomenclature=nomenclature, positional=rule in (None, "position"))
             summary.add(table)
             official.append(table.select(COLUMNS_NEEDED))
             links.update(_derived_from(table))

@@ -4,6 +4,7 @@ Everything is compared with the rules of the grid, never with the files: those a
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,10 +20,9 @@ from landpatch.catalog.bands import PATCH_ASSETS, PatchAsset
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.footprints import footprint
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
-from landpatch.catalog.leakage import SPLITS, position_codes
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.nomenclature import Nomenclature
-from landpatch.catalog.splits import Split
+from landpatch.catalog.splits import SPLITS, Split, by_position
 
 # Degrees are written with all their digits; a millimetre is 1e-8 of them.
 _DEGREES = 1e-7
@@ -30,17 +30,32 @@ _DEGREES = 1e-7
 _METRES = 1.0
 
 
-def check_items(table: pa.Table, findings: Findings, *, nomenclature: Nomenclature | None, by_position: bool) -> None:
-    """Rows of ``items.parquet`` whose ids can be read. ``by_position``: the splits are those of the position."""
-    ids = table.column("id").to_pylist()
-    scenes = [_scene(text[:-6]) for text in ids]
-    x, y = (np.array([int(text[part]) for text in ids], np.int64) for part in (slice(-5, -3), slice(-2, None)))
-    _names(table, ids, scenes, x, y, findings)
-    _footprints(table, ids, scenes, x, y, findings)
+def check_items(table: pa.Table, findings: Findings, *, nomenclature: Nomenclature | None, positional: bool) -> None:
+    """Rows of ``items.parquet`` whose ids can be read. ``positional``: the splits are those of the position."""
+    rows = _Rows.of(table)
+    _names(rows, findings)
+    _footprints(rows, findings)
     for asset in PATCH_ASSETS:
-        _lattice(table, asset, ids, scenes, x, y, findings)
-    _labels(table, ids, findings, nomenclature)
-    _splits(table, ids, x, y, findings, by_position)
+        _lattice(rows, asset, findings)
+    _labels(rows, findings, nomenclature)
+    _splits(rows, findings, positional)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Rows of the table, and what their ids mean."""
+
+    table: pa.Table
+    ids: list[str]
+    scenes: list[SceneId]
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "_Rows":
+        ids = table.column("id").to_pylist()
+        x, y = (np.array([int(text[part]) for text in ids], np.int64) for part in (slice(-5, -3), slice(-2, None)))
+        return cls(table, ids, [_scene(text[:-6]) for text in ids], x, y)
 
 
 @lru_cache(maxsize=4096)
@@ -53,25 +68,18 @@ def _grid(tile: str) -> TileGrid:
     return TileGrid.from_tile(tile)
 
 
-def _names(
-    table: pa.Table,
-    ids: list[str],
-    scenes: list[SceneId],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    findings: Findings,
-) -> None:
-    grids = [_grid(scene.tile) for scene in scenes]
+def _names(rows: _Rows, findings: Findings) -> None:
+    grids = [_grid(scene.tile) for scene in rows.scenes]
     expected: dict[str, Iterable[Any]] = {
-        "landpatch:scene": map(str, scenes),
-        "landpatch:tile": (scene.tile for scene in scenes),
-        "landpatch:x": x.tolist(),
-        "landpatch:y": y.tolist(),
-        "grid:code": (f"MGRS-{scene.tile}" for scene in scenes),
+        "landpatch:scene": map(str, rows.scenes),
+        "landpatch:tile": (scene.tile for scene in rows.scenes),
+        "landpatch:x": rows.x.tolist(),
+        "landpatch:y": rows.y.tolist(),
+        "grid:code": (f"MGRS-{scene.tile}" for scene in rows.scenes),
         "proj:code": (f"EPSG:{grid.epsg}" for grid in grids),
     }
     for name, values in expected.items():
-        column = table.column(name).combine_chunks()
+        column = rows.table.column(name).combine_chunks()
         wanted = pa.array(list(values), column.type)
         wrong = pc.fill_null(pc.not_equal(column, wanted), True)
         kind = Kind.PROJECTION if name == "proj:code" else Kind.NAME
@@ -79,30 +87,23 @@ def _names(
             findings.add(
                 kind,
                 f"{name} is {column[row].as_py()!r}, its id means {wanted[row].as_py()!r}: build it again",
-                patch=ids[row],
+                patch=rows.ids[row],
             )
 
 
-def _footprints(
-    table: pa.Table,
-    ids: list[str],
-    scenes: list[SceneId],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    findings: Findings,
-) -> None:
-    shapes = shapely.from_wkb(table.column("geometry").to_numpy(), on_invalid="ignore")
-    tiles = np.array([scene.tile for scene in scenes])
-    expected = np.empty((len(ids), 5, 2))
+def _footprints(rows: _Rows, findings: Findings) -> None:
+    shapes = shapely.from_wkb(rows.table.column("geometry").to_numpy(), on_invalid="ignore")
+    tiles = np.array([scene.tile for scene in rows.scenes])
+    expected = np.empty((len(rows.ids), 5, 2))
     for tile in np.unique(tiles):
         here = tiles == tile
-        expected[here] = _grid(str(tile)).footprints(x[here], y[here])
+        expected[here] = _grid(str(tile)).footprints(rows.x[here], rows.y[here])
     squares = shapely.polygons(expected)
     for row in np.flatnonzero(~shapely.equals_exact(shapes, squares, tolerance=_DEGREES)).tolist():
-        problem = _displaced(shapes[row], scenes[row].tile, int(x[row]), int(y[row]))
+        problem = _displaced(shapes[row], rows.scenes[row].tile, int(rows.x[row]), int(rows.y[row]))
         if problem:
-            findings.add(Kind.FOOTPRINT, problem, patch=ids[row])
-    box = table.column("bbox").combine_chunks()
+            findings.add(Kind.FOOTPRINT, problem, patch=rows.ids[row])
+    box = rows.table.column("bbox").combine_chunks()
     sides = np.stack([box.field(side).to_numpy(zero_copy_only=False) for side in ("xmin", "ymin", "xmax", "ymax")])
     bounds = shapely.bounds(shapes).T
     crossing = sides[0] > sides[2]  # RFC 7946, 5.2: the geometry is then two pieces, whose bounds are all the world
@@ -112,7 +113,7 @@ def _footprints(
             findings.add(
                 Kind.FOOTPRINT,
                 f"bbox {sides[:, row].tolist()} is not of its geometry, {bounds[:, row].tolist()}: build it again",
-                patch=ids[row],
+                patch=rows.ids[row],
             )
 
 
@@ -136,23 +137,15 @@ def _displaced(shape: Any, tile: str, x: int, y: int) -> str:
     )
 
 
-def _lattice(
-    table: pa.Table,
-    asset: PatchAsset,
-    ids: list[str],
-    scenes: list[SceneId],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    findings: Findings,
-) -> None:
+def _lattice(rows: _Rows, asset: PatchAsset, findings: Findings) -> None:
     """What the item says of a file: shape, transform, type and names of its bands."""
-    column = table.column("assets").combine_chunks().field(asset.key)
+    column = rows.table.column("assets").combine_chunks().field(asset.key)
     here = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     if not len(here):
         return
     entries = column.take(pa.array(here))
     corners = np.array(
-        [_grid(scenes[row].tile).corner(int(x[row]), int(y[row])) for row in here.tolist()], np.float64
+        [_grid(rows.scenes[row].tile).corner(int(rows.x[row]), int(rows.y[row])) for row in here.tolist()], np.float64
     )
     wanted = np.zeros((len(here), 6))
     wanted[:, 0], wanted[:, 4] = asset.resolution, -asset.resolution
@@ -165,7 +158,7 @@ def _lattice(
                 Kind.PROJECTION,
                 f"{asset.key} {name} is {entries.field(name)[row].as_py()}, the grid has "
                 f"{[float(value) for value in values[row]]}: build it again",
-                patch=ids[here[row]],
+                patch=rows.ids[here[row]],
             )
     bands = entries.field("bands")
     names = pa.ListArray.from_arrays(
@@ -180,7 +173,7 @@ def _lattice(
             findings.add(
                 Kind.PROJECTION,
                 f"{asset.key} {name}: {values[row].as_py()!r} where it has {right!r}: build it again",
-                patch=ids[here[row]],
+                patch=rows.ids[here[row]],
             )
 
 
@@ -198,10 +191,10 @@ def _numbers(lists: pa.Array, width: int) -> NDArray[np.float64]:
     return rows
 
 
-def _labels(table: pa.Table, ids: list[str], findings: Findings, nomenclature: Nomenclature | None) -> None:
+def _labels(rows: _Rows, findings: Findings, nomenclature: Nomenclature | None) -> None:
     known = set(nomenclature.classes) if nomenclature else set()
-    labels = table.column("landpatch:labels").combine_chunks()
-    pixels = table.column("landpatch:label_pixels").combine_chunks()
+    labels = rows.table.column("landpatch:labels").combine_chunks()
+    pixels = rows.table.column("landpatch:label_pixels").combine_chunks()
     joined = pc.binary_join(labels, "\n").dictionary_encode()
     problems = [
         _label_problem((text or "").split("\n") if text else [], known) for text in joined.dictionary.to_pylist()
@@ -209,14 +202,16 @@ def _labels(table: pa.Table, ids: list[str], findings: Findings, nomenclature: N
     if any(problems):
         for row, code in enumerate(joined.indices.to_pylist()):
             if code is not None and problems[code]:
-                findings.add(Kind.LABELS, problems[code], patch=ids[row])
+                findings.add(Kind.LABELS, problems[code], patch=rows.ids[row])
     counted = pc.fill_null(pc.list_value_length(pixels), -1)
     differ = pc.and_(
         pc.not_equal(counted, pc.fill_null(pc.list_value_length(labels), -1)), pc.greater_equal(counted, 0)
     )
     for row in np.flatnonzero(differ.to_numpy(zero_copy_only=False)).tolist():
         findings.add(
-            Kind.LABELS, "has not as many landpatch:label_pixels as landpatch:labels: build it again", patch=ids[row]
+            Kind.LABELS,
+            "has not as many landpatch:label_pixels as landpatch:labels: build it again",
+            patch=rows.ids[row],
         )
 
 
@@ -229,25 +224,18 @@ def _label_problem(labels: list[str], known: set[str]) -> str:
     return ""
 
 
-def _splits(
-    table: pa.Table,
-    ids: list[str],
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    findings: Findings,
-    by_position: bool,
-) -> None:
-    splits = table.column("landpatch:split").to_pylist()
+def _splits(rows: _Rows, findings: Findings, positional: bool) -> None:
+    splits = rows.table.column("landpatch:split").to_pylist()
     words: Mapping[str, str] = {split.value: split.ml_aoi for split in Split}
-    for patch, split, word in zip(ids, splits, table.column("ml-aoi:split").to_pylist(), strict=True):
+    for patch, split, word in zip(rows.ids, splits, rows.table.column("ml-aoi:split").to_pylist(), strict=True):
         if word != words.get(split):
             findings.add(
                 Kind.SPLIT,
                 f"landpatch:split is {split!r} and ml-aoi:split {word!r}: assign the splits again",
                 patch=patch,
             )
-    if by_position:
-        for patch, split, code in zip(ids, splits, position_codes(x, y).tolist(), strict=True):
+    if positional:
+        for patch, split, code in zip(rows.ids, splits, by_position(rows.x, rows.y).tolist(), strict=True):
             if split != SPLITS[code]:
                 findings.add(
                     Kind.SPLIT, f"is {split}, its position means {SPLITS[code]}: assign the splits again", patch=patch

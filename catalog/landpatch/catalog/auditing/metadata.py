@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from landpatch.catalog.auditing.findings import Findings, Kind, Severity
 from landpatch.catalog.errors import InvalidDataset, InvalidName, InvalidParameter
-from landpatch.catalog.leakage import SPLITS, Patches
+from landpatch.catalog.leakage import Patches
 from landpatch.catalog.names import TILE_PATCHES, SceneId
-from landpatch.catalog.splits import Split
+from landpatch.catalog.splits import SPLITS, Split
 from landpatch.catalog.store import Storage
 
 ID_COLUMNS = ("patch_id", "id")

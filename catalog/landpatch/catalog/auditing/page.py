@@ -1,8 +1,4 @@
-"""An audit as one self-contained HTML page: verdict, maps of the splits, distances, labels, findings.
-
-The page holds everything itself (pictures as ``data:`` URIs, one style sheet, no script, no link to anywhere); its
-content security policy forbids the browser to load anything else.
-"""
+"""An audit as one self-contained HTML page: verdict, maps of the splits, distances, labels, findings."""
 
 import base64
 import io
@@ -17,13 +13,14 @@ import pyproj
 from numpy.typing import NDArray
 from PIL import Image
 
+from landpatch.catalog import page
 from landpatch.catalog.auditing.auditor import Audit
 from landpatch.catalog.auditing.findings import Severity
 from landpatch.catalog.grid import PATCH_METRES, TILE_METRES, TileGrid
-from landpatch.catalog.leakage import BIN_METRES, SPLITS, Patches, Relation
+from landpatch.catalog.leakage import BIN_METRES, Patches, Relation
 from landpatch.catalog.names import TILE_PATCHES
-from landpatch.catalog.splits import Split
-from landpatch.catalog.store import Storage
+from landpatch.catalog.page import number
+from landpatch.catalog.splits import SPLITS, Split
 
 # The style sheet's colours on paper, for pictures, which cannot follow a dark screen.
 _COLOURS = np.array([[0x3B, 0x6F, 0xB6], [0xE3, 0xA2, 0x1A], [0xB5, 0x38, 0x6A], [0xA8, 0xAE, 0xAA]], np.uint8)
@@ -42,22 +39,7 @@ def write_page(audit: Audit, destination: Path) -> Path:
     sections = [_header(audit, title), _relations(audit), _maps(grids), _tiles(grids), _distances(audit)]
     sections += [_buffers(audit), _labels(audit), _findings(audit)]
     style = files("landpatch.catalog").joinpath("data/audit.css").read_text("utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    Storage.open(destination.absolute().parent, create=True).put_changed(destination.name, page.encode())
-    return destination
-
-
-def _number(value: int) -> str:
-    return f"{value:,}".replace(",", "\u202f")  # a narrow no-break space, as SI writes thousands
+    return page.write(destination, title, style, sections)
 
 
 def _share(part: int, whole: int) -> str:
@@ -73,22 +55,22 @@ def _share(part: int, whole: int) -> str:
 def _header(audit: Audit, title: str) -> str:
     errors, warnings = (audit.findings.number(severity) for severity in (Severity.ERROR, Severity.WARNING))
     if errors:
-        verdict, kind = f"{_number(errors)} error{'s' * (errors != 1)}", "error"
+        verdict, kind = f"{number(errors)} error{'s' * (errors != 1)}", "error"
     elif warnings:
-        verdict, kind = f"no errors, {_number(warnings)} warning{'s' * (warnings != 1)}", "warning"
+        verdict, kind = f"no errors, {number(warnings)} warning{'s' * (warnings != 1)}", "warning"
     else:
         verdict, kind = "nothing to find fault with", "good"
     found, checked = audit.leakage, audit.checked
     facts = [
-        (_number(len(audit.patches)), "patches"),
-        (_number(len(audit.patches.tiles)), "tiles"),
-        (_number(len(audit.patches.scenes)), "scenes"),
-        *((_number(found.patches[split.value]), split.value) for split in SPLITS),
+        (number(len(audit.patches)), "patches"),
+        (number(len(audit.patches.tiles)), "tiles"),
+        (number(len(audit.patches.scenes)), "scenes"),
+        *((number(found.patches[split.value]), split.value) for split in SPLITS),
     ]
     if found.unsplit:
-        facts.append((_number(found.unsplit), "in no split"))
+        facts.append((number(found.unsplit), "in no split"))
     if checked.files:
-        facts.append((_number(checked.files), f"files looked for, {_number(checked.read)} read"))
+        facts.append((number(checked.files), f"files looked for, {number(checked.read)} read"))
     rule = (
         "Its splits, as they are recorded."
         if audit.rule == "recorded"
@@ -129,8 +111,7 @@ def _relation(relation: Relation) -> str:
         )
     )
     rows = "".join(
-        f"<tr><td>within {metres / 1000:g} km<td class=n>{_number(count)}"
-        f"<td class=n>{_share(count, relation.patches)}"
+        f"<tr><td>within {metres / 1000:g} km<td class=n>{number(count)}<td class=n>{_share(count, relation.patches)}"
         for metres, count in relation.within.items()
         if metres
     )
@@ -154,7 +135,7 @@ def _relation(relation: Relation) -> str:
 def _buffers(audit: Audit) -> str:
     rows = "".join(
         f"<tr><td>{'more than 0: none touch' if not buffer.metres else f'more than {buffer.metres / 1000:g} km'}"
-        + "".join(f"<td class=n>{_number(count)}" for count in buffer.left_out.values())
+        + "".join(f"<td class=n>{number(count)}" for count in buffer.left_out.values())
         + f"<td class=n>{100 * buffer.share:.1f} %"
         for buffer in audit.leakage.buffers
     )
@@ -163,10 +144,10 @@ def _buffers(audit: Audit) -> str:
         "<section><h2>What distance would cost</h2><p>Patches to leave out so that the squares of any two splits lie "
         "so far apart. Validation gives way to train and test, test to train.</p><div class=scroll><table>"
         "<thead><tr><th>Between splits<th class=n>validation<th class=n>test<th class=n>of all patches</thead>"
-        f"<tbody>{rows}</tbody></table></div><p class=note>The same ground: {_number(same.several_dates)} patches "
-        f"have their place at several dates ({_number(same.dates_across_splits)} of them in several splits); "
-        f"{_number(same.two_tiles)} share ground with a patch of another tile, "
-        f"{_number(same.tiles_across_splits)} with one of another split "
+        f"<tbody>{rows}</tbody></table></div><p class=note>The same ground: {number(same.several_dates)} patches "
+        f"have their place at several dates ({number(same.dates_across_splits)} of them in several splits); "
+        f"{number(same.two_tiles)} share ground with a patch of another tile, "
+        f"{number(same.tiles_across_splits)} with one of another split "
         f"({same.square_km_across_splits:,.0f} of {same.square_km:,.0f} km\u00b2).</p></section>"
     )
 
@@ -209,7 +190,7 @@ def _findings(audit: Audit) -> str:
         for finding in kept[:_MOST_FINDINGS]
     )
     counts = sorted(audit.findings.counts.items(), key=lambda entry: order.index(entry[0][0]))
-    told = ", ".join(f"{severity} {kind} {_number(count)}" for (severity, kind), count in counts)
+    told = ", ".join(f"{severity} {kind} {number(count)}" for (severity, kind), count in counts)
     return (
         f"<section><h2>Findings</h2><p>{told}. The first of each kind:</p><div class=scroll><table><thead><tr>"
         f"<th>Severity<th>Kind<th>Where<th>What, and what to do</thead><tbody>{rows}</tbody></table></div></section>"
@@ -381,11 +362,11 @@ def _tiles(grids: _Grids) -> str:
     order = sorted(grids, key=lambda tile: (-int((grids[tile] >= 0).sum()), tile))[:_MOST_TILES]
     figures = "".join(
         f'<figure><img src="{_png(_coloured(grids[tile]))}" width=91 height=91 alt="">'
-        f"<figcaption>{tile}<br>{_number(int((grids[tile] >= 0).sum()))} places</figcaption></figure>"
+        f"<figcaption>{tile}<br>{number(int((grids[tile] >= 0).sum()))} places</figcaption></figure>"
         for tile in sorted(order)
     )
     more = len(grids) - len(order)
-    note = f"<p class=note>{_number(more)} smaller tiles are not shown.</p>" if more else ""
+    note = f"<p class=note>{number(more)} smaller tiles are not shown.</p>" if more else ""
     return f"<section><h2>Tile by tile</h2><div class=tiles>{figures}</div>{note}</section>"
 
 
@@ -420,7 +401,7 @@ def _histogram(relation: Relation) -> str:
         for kilometres in range(tick, int(farthest) + 1, tick)
     )
     more = sum(relation.histogram) - sum(counts)
-    note = f"; {_number(more)} are farther than {farthest:g} km" if more else ""
+    note = f"; {number(more)} are farther than {farthest:g} km" if more else ""
     median = "" if relation.median_metres is None else f"median {relation.median_metres / 1000:.1f} km"
     return (
         f"<article><h3>{relation.of} to {relation.to}</h3><svg viewBox='0 0 {width} {height}' role=img "

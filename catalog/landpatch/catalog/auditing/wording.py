@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from landpatch.catalog.auditing.auditor import Audit
 from landpatch.catalog.auditing.findings import Severity
-from landpatch.catalog.leakage import SPLITS, Relation
+from landpatch.catalog.leakage import Relation
+from landpatch.catalog.splits import SPLITS
 
 _SHOWN = 3  # of each kind; the JSON and the page have more
 

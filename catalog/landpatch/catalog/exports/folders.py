@@ -68,7 +68,7 @@ def export_folders(
     problems: list[str] = []
     done = 0
     work = _Work(dataset.storage, target, overview)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if target.folder is not None else 32) as pool:
+    with ThreadPoolExecutor(target.threads) as pool:
         try:
             for found in _ahead(pool, (partial(work.export, patch) for patch in _patches(dataset))):
                 problems += found

@@ -697,9 +697,7 @@ class _Work:
 
     def run(self, source: _Source) -> None:
         """Write what is missing of one source, in transactions that are the same whenever the work was stopped."""
-        # Decoding releases the interpreter for a third of its time; from S3 most of the time is waiting.
-        threads = min(4, os.cpu_count() or 1) if self.storage.folder is not None else 32
-        pool = ThreadPoolExecutor(threads)
+        pool = ThreadPoolExecutor(self.storage.threads)
         ahead: deque[tuple[int, list[tuple[str, Future[Any]]]]] = deque()
         try:
             for rows in batches(source.table.num_rows, _KEYS_A_TRANSACTION):

@@ -75,8 +75,7 @@ def export_static(
     for (tile, scene), count in sorted(scenes.items()):
         tiles.setdefault(tile, {})[scene] = count
     work = _Work(target, base, known, progress or (lambda *_: None), overview.num_rows)
-    threads = min(4, os.cpu_count() or 1) if target.folder is not None else 32
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(target.threads) as pool:
         try:
             for scene, rows in _scenes(dataset):
                 work.scene(pool, scene, rows, direct=len(tiles[rows[0]["properties"]["landpatch:tile"]]) == 1)

@@ -1,8 +1,4 @@
-"""A dataset as one self-contained HTML page: counts, pictures of some patches, where the splits lie, the classes.
-
-The page holds everything itself (pictures as ``data:`` URIs, one style sheet, no script, no link to anywhere); its
-content security policy forbids the browser to load anything else.
-"""
+"""A dataset as one self-contained HTML page: counts, pictures of some patches, where the splits lie, the classes."""
 
 import math
 import shlex
@@ -18,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from landpatch.catalog import page
 from landpatch.catalog.bands import REFERENCE_MAP, S1, S2_10M, PatchAsset
 from landpatch.catalog.cogs import read_planes
 from landpatch.catalog.errors import LandpatchError
@@ -25,10 +22,11 @@ from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.items import scene_item_href
 from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.nomenclature import UNLABELLED, Nomenclature
+from landpatch.catalog.page import number
 from landpatch.catalog.renderings import RENDERINGS
 from landpatch.catalog.renderings import picture as rendered
-from landpatch.catalog.splits import Split
-from landpatch.catalog.store import Dataset, Storage
+from landpatch.catalog.splits import SPLITS
+from landpatch.catalog.store import Dataset
 from landpatch.functions.demo.pictures import calmed, mosaic, png, shrunk, true_colour
 from landpatch.functions.jobs import Ledger
 
@@ -36,7 +34,6 @@ _RADAR, _MAP = RENDERINGS["s1_composite"], RENDERINGS["reference_map"]
 _MOSAIC_PATCHES = 1200  # more would take longer to read than anybody waits for a page
 _MOSAIC_PIXELS = 720  # of a mosaic's longer side
 _MOST_TILES = 6
-_SPLITS = (Split.TRAIN, Split.VALIDATION, Split.TEST)
 _COLUMNS = (
     "id",
     "datetime",
@@ -156,18 +153,7 @@ def write_report(dataset: Dataset, destination: Path, *, title: str = "landpatch
         _go_on(dataset, patches),
     ]
     style = files("landpatch.functions.demo").joinpath("data/report.css").read_text("utf-8")
-    page = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    Storage.open(destination.parent, create=True).put_changed(destination.name, page.encode())
-    return destination
+    return page.write(destination, title, style, sections)
 
 
 # --- what is known -----------------------------------------------------------------------------------------------
@@ -258,10 +244,6 @@ def _varied(patches: Sequence[_Patch], count: int) -> list[_Patch]:
 # --- the page ----------------------------------------------------------------------------------------------------
 
 
-def _number(value: int) -> str:
-    return f"{value:,}".replace(",", "\u202f")  # a narrow no-break space, as SI writes thousands
-
-
 def _share(part: float, whole: float) -> str:
     percent = 100 * part / whole if whole else 0.0
     return f"{percent:.0f} %" if percent >= 1 or percent == 0 else "< 1 %"
@@ -286,9 +268,9 @@ def _header(
     total = len({scene.name for scene in scenes} | names)
     tiles = len({patch.tile for patch in patches})
     facts = [
-        (_number(len(patches)), "patches of 1200 m"),
-        (_number(total), f"Sentinel-2 scene{'s' * (total != 1)} of {tiles} tile{'s' * (tiles != 1)}"),
-        (_number(radar), "patches with Sentinel-1"),
+        (number(len(patches)), "patches of 1200 m"),
+        (number(total), f"Sentinel-2 scene{'s' * (total != 1)} of {tiles} tile{'s' * (tiles != 1)}"),
+        (number(radar), "patches with Sentinel-1"),
     ]
     if nomenclature is not None:
         each = sum(len(patch.labels) for patch in patches) / len(patches)
@@ -319,13 +301,12 @@ def _kept_and_dropped(kept: int, dropped: dict[str, int]) -> str:
     )
     rows = "".join(
         f'<tr><td><i class="dot k{min(index, 6)}"></i>{escape(_reason(name))}'
-        f"<td class=n>{_number(count)}<td class=n>{_share(count, whole)}<td>{escape(what)}"
+        f"<td class=n>{number(count)}<td class=n>{_share(count, whole)}<td>{escape(what)}"
         for index, (name, count, what) in enumerate(parts)
     )
     outside = dropped.get(_OUTSIDE, 0)
     note = (
-        f"<p class=note>Not counted here: {_number(outside)} {_REASONS[_OUTSIDE]} "
-        "(the ledger has them as NODATA).</p>"
+        f"<p class=note>Not counted here: {number(outside)} {_REASONS[_OUTSIDE]} (the ledger has them as NODATA).</p>"
         if outside
         else ""
     )
@@ -435,7 +416,7 @@ def _places(
                 figures += _mosaics(dataset, of_scene, columns, rows, nomenclature)
         counts = Counter(p.split for p in here)
         legend = "".join(
-            f'<li><i class="{split}"></i>{split} <small>{_number(counts[split])}</small>' for split in _SPLITS
+            f'<li><i class="{split}"></i>{split} <small>{number(counts[split])}</small>' for split in SPLITS
         )
         blocks.append(
             f"<h3>Tile {escape(tile)}</h3><ul class=legend>{legend}<li><i class=hollow></i>dropped</ul>"
@@ -444,7 +425,7 @@ def _places(
     if not blocks:
         return ""
     more = len(tiles) - _MOST_TILES
-    rest = f"<p class=note>{_number(more)} more tiles are not shown.</p>" if more > 0 else ""
+    rest = f"<p class=note>{number(more)} more tiles are not shown.</p>" if more > 0 else ""
     return (
         "<section><h2>Where they lie</h2><p>A patch's split follows from its position in its tile alone, in three "
         f"concentric areas of its {TILE_PATCHES} x {TILE_PATCHES} positions, so that the same ground is never in two "
@@ -522,7 +503,7 @@ def _mosaics(
 def _classes(patches: Sequence[_Patch], nomenclature: Nomenclature | None) -> str:
     if nomenclature is None or not patches:
         return ""
-    counts = {split: Counter(label for p in patches if p.split == split for label in p.labels) for split in _SPLITS}
+    counts = {split: Counter(label for p in patches if p.split == split for label in p.labels) for split in SPLITS}
     total = sum(counts.values(), Counter())
     most = max(total.values(), default=1)
     colours: dict[str, tuple[int, int, int]] = {}
@@ -535,24 +516,24 @@ def _classes(patches: Sequence[_Patch], nomenclature: Nomenclature | None) -> st
         bars = "".join(
             f'<span class="{split}" style="width:{100 * counts[split][label] / most:.2f}%" '
             f'title="{split}: {counts[split][label]:,}"></span>'
-            for split in _SPLITS
+            for split in SPLITS
         )
         r, g, b = colours[label]
-        numbers = "".join(f"<td class=n>{_number(counts[split][label])}" for split in _SPLITS)
+        numbers = "".join(f"<td class=n>{number(counts[split][label])}" for split in SPLITS)
         rows.append(
             f'<tr><th scope=row><i class=swatch style="background:#{r:02x}{g:02x}{b:02x}"></i>{escape(label)}'
-            f"<td class=bars><div>{bars}</div><td class=n>{_number(total[label])}{numbers}"
+            f"<td class=bars><div>{bars}</div><td class=n>{number(total[label])}{numbers}"
         )
     missing = [label for label in nomenclature.classes if not total[label]]
     note = f"<p class=note>Not in this dataset: {escape('; '.join(missing))}.</p>" if missing else ""
-    heads = "".join(f'<th class=n><i class="dot {split}"></i>{split}' for split in _SPLITS)
+    heads = "".join(f'<th class=n><i class="dot {split}"></i>{split}' for split in SPLITS)
     splits = Counter(p.split for p in patches)
-    foot = "".join(f"<td class=n>{_number(splits[split])}" for split in _SPLITS)
+    foot = "".join(f"<td class=n>{number(splits[split])}" for split in SPLITS)
     return (
         "<section><h2>Classes</h2><p>Patches in which a class has at least one pixel; a patch has several.</p>"
         "<div class=scroll><table class=classes><thead><tr><th>Class<th class=bars><th class=n>Patches"
         f"{heads}</thead><tbody>{''.join(rows)}</tbody><tfoot><tr><th scope=row>All patches<td class=bars>"
-        f"<td class=n>{_number(len(patches))}{foot}</tfoot></table></div>{note}</section>"
+        f"<td class=n>{number(len(patches))}{foot}</tfoot></table></div>{note}</section>"
     )
 
 
@@ -560,11 +541,11 @@ def _scene_table(scenes: Sequence[_Scene]) -> str:
     if not scenes:
         return ""
     rows = "".join(
-        f"<tr><th scope=row>{escape(scene.name)}<td class=n>{_number(scene.kept)}<td>"
+        f"<tr><th scope=row>{escape(scene.name)}<td class=n>{number(scene.kept)}<td>"
         + (
             escape(
                 ", ".join(
-                    f"{_reason(reason)} {_number(count)}"
+                    f"{_reason(reason)} {number(count)}"
                     for reason, count in scene.dropped.items()
                     if reason != _OUTSIDE
                 )
