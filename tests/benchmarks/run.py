@@ -73,7 +73,6 @@ def measure_all(cache: Path, work: Path, patches: int, rico: int) -> dict[str, A
         "phases", "the tile, timed inside, LMDB on the way", tile, "phases", cache, work / "fused", work / "on.lmdb"
     )
     figures["same_bytes"] = _same_tree(dataset, work / "fused")
-    shutil.rmtree(work / "fused")
     product("export", "LMDB from files", "lmdb_export.py", "landpatch", dataset, work / "from.lmdb")
     step("tree", f"{rico} patches, one band a file", "lmdb_export.py", "tree", dataset, work / "tree", rico)
     step("rico", "LMDB in rico-hdl's structure", "lmdb_export.py", "rico", work / "tree", work / "rico.lmdb")
@@ -174,11 +173,16 @@ def _same_tree(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _workspace(folder: Path, *, keep: bool) -> Iterator[None]:
-    shutil.rmtree(folder, ignore_errors=True)
+    # Nothing is deleted before or between: for up to five minutes after many files were, ext4 makes new ones at many
+    # times the cost (it looks for inodes that were not freed lately).
+    old = folder.with_name(f"{folder.name}-old")
+    if folder.exists():
+        folder.rename(old)
     folder.mkdir(parents=True)
     try:
         yield
     finally:
+        shutil.rmtree(old, ignore_errors=True)
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
 
