@@ -4,11 +4,12 @@ import logging
 import socket
 import sys
 import threading
-import webbrowser
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from landpatch.catalog.browser import build_browser, cached_browser
+from landpatch.catalog.cache import cache_folder
 from landpatch.catalog.errors import InvalidParameter, LandpatchError, MissingComponent
 from landpatch.functions.console import counting, say
 
@@ -30,19 +31,15 @@ def serve(
 
     Raises InvalidParameter (address in use), MissingComponent (extra not installed), StorageError, InvalidDataset.
     """
-    try:
+    _log_to_streams(json_log)
+    with _listening(host, port) as listening:
+        opened = _loaded(datasets)
         import uvicorn
 
         from landpatch.catalog.api import Settings, create_app
         from landpatch.catalog.service import BrowserSite, add_browser, add_previews
-    except ModuleNotFoundError as error:
-        raise MissingComponent(
-            f"`landpatch serve` needs the package {error.name}: pip install 'landpatch[server]'"
-        ) from error
 
-    _log_to_streams(json_log)
-    with _listening(host, port) as listening:
-        app = create_app(datasets, Settings(access_log=json_log, previews=True))
+        app = create_app(opened, Settings(access_log=json_log, previews=True))
         add_previews(app)
         stop = threading.Event()
         builder = None
@@ -57,6 +54,8 @@ def serve(
         items = sum(len(dataset.snapshot()) for dataset in app.state.datasets.values())
         say(f"{items:,} patches: {'STAC Browser and API' if browser else 'STAC API'} at {url} (Ctrl-C ends it)")
         if open_page:
+            import webbrowser
+
             webbrowser.open(url)
         config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
         try:
@@ -69,6 +68,23 @@ def serve(
             stop.set()
             if builder is not None:
                 builder.join()
+
+
+def _loaded(datasets: Sequence[str]) -> list[Any]:
+    """The datasets. While they load, which is the database's work, Python imports the web framework."""
+    try:
+        from landpatch.catalog.search import SearchableDataset
+
+        with ThreadPoolExecutor(1) as pool:
+            loading = pool.submit(lambda: [SearchableDataset(url, cache=cache_folder()) for url in datasets])
+            import uvicorn  # noqa: F401
+
+            import landpatch.catalog.service  # noqa: F401
+        return loading.result()
+    except ModuleNotFoundError as error:
+        raise MissingComponent(
+            f"`landpatch serve` needs the package {error.name}: pip install 'landpatch[server]'"
+        ) from error
 
 
 def _title(app: Any) -> str:
