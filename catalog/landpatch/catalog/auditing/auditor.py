@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from landpatch.catalog.auditing.assigned import OwnRules
 from landpatch.catalog.auditing.files import FileCheck
 from landpatch.catalog.auditing.findings import Findings, Kind, Severity
 from landpatch.catalog.auditing.items import check_items
@@ -24,7 +25,7 @@ from landpatch.catalog.auditing.journal import Journal
 from landpatch.catalog.auditing.metadata import LabelCounts, PatchReader, batches
 from landpatch.catalog.auditing.validity import check_validity
 from landpatch.catalog.errors import AuditFailed, InvalidDataset, InvalidParameter, LandpatchError
-from landpatch.catalog.items import Summary, collection_document, conformed
+from landpatch.catalog.items import LINKED_SCHEMA, SCHEMA, Summary, collection_document, conformed
 from landpatch.catalog.leakage import SPLIT_RULES, WITHIN_METRES, Leakage, Patches, leakage
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.schemas import validate_collection
@@ -38,7 +39,6 @@ Watch = Callable[[str, int, int], None]
 _BATCH = 5000
 _SHOWN = 3
 _TABLES = (METADATA, METADATA_FLAGGED)
-_RULE = "landpatch:split_rule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,13 +202,10 @@ def _table(place: str, work: _Work, *, optional: bool) -> None:
 def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None, anew: bool) -> Checked:
     collection = _collection(storage, work.findings)
     nomenclature = _nomenclature(collection, work.findings)
-    rule = collection.get(_RULE)
-    if rule not in (None, "position"):
-        text = f"{_RULE} is {rule!r}, which an audit cannot recompute: splits are measured as they are"
-        work.findings.add(Kind.SPLIT, text, file=COLLECTION, severity=Severity.NOTE)
+    rules = OwnRules.of(storage, collection, work.findings)
     journal = Journal(storage.url, anew=anew)
     files = FileCheck(storage, work.findings, journal)
-    summary, official, links, last = Summary(), [], set[str](), ""
+    summary, official, assigned, links, last = Summary(), [], [], set[str](), ""
     try:
         reader = storage.open_parquet(ITEMS)
         total = reader.metadata.num_rows
@@ -221,10 +218,11 @@ def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None,
             mask = work.take(ids, table.column("landpatch:split").combine_chunks(), labels, ITEMS)
             last = _order(ids, last, work.findings)
             table = table.filter(mask)
-            check_items(table, work.findings, nomenclature=nomenclature, positional=rule in (None, "position"))
+            check_items(table, work.findings, nomenclature=nomenclature, positional=rules.positional)
             check_validity(table, work.findings)
             summary.add(table)
             official.append(table.select(COLUMNS_NEEDED))
+            assigned.append(rules.needed(table))
             links.update(_derived_from(table))
             draws = np.array([_draw(patch) for patch in table.column("id").to_pylist()], np.int64)
             files.check(table, draws <= threshold)
@@ -237,6 +235,9 @@ def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None,
         work.findings.add(Kind.MISSING, "is not there: `landpatch build` makes it anew", file=ITEMS)
     except InvalidDataset as error:
         work.findings.add(Kind.UNREADABLE, str(error), file=ITEMS)
+    if official and rules.apply:
+        work.watch("Applying the dataset's rules", 0, 0)
+        rules.compare(pa.concat_tables(assigned), collection, work.findings)
     if official:
         work.watch("Comparing tables", 0, 0)
         _compare_tables(storage, pa.concat_tables(official), work.findings)
@@ -272,8 +273,10 @@ def _nomenclature(collection: dict[str, Any], findings: Findings) -> Nomenclatur
 
 def _item_batches(reader: Any) -> Iterator[pa.Table]:
     try:
+        usual = reader.schema_arrow.field("assets").type.num_fields <= SCHEMA.field("assets").type.num_fields
+        schema = SCHEMA if usual else LINKED_SCHEMA
         for batch in reader.iter_batches(_BATCH):
-            yield conformed(pa.Table.from_batches([batch]))
+            yield conformed(pa.Table.from_batches([batch]), schema)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidDataset(
