@@ -82,7 +82,7 @@ class FileCheck:
             try:
                 for task in filter(None, tasks):
                     waiting.append((task, pool.submit(task)))
-                    if len(waiting) >= 4 * _THREADS:
+                    if len(waiting) >= 2 * _THREADS:
                         self._take(*waiting.popleft())
                 while waiting:
                     self._take(*waiting.popleft())

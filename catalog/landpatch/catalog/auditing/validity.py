@@ -39,7 +39,7 @@ def _problem(row: pa.Table) -> str:
         validate_item(item_from_row(row.to_pylist()[0]))
     except InvalidDataset as error:
         return f"{error}: build it again"
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, shapely.GEOSException) as error:
         return f"its row is no item ({type(error).__name__}: {error}): build it again"
     return ""
 
