@@ -139,6 +139,7 @@ def audit(
         checked = Checked()
         for place in [f"{places[0]}/{name}" for name in _TABLES] if storage is not None else places:
             _table(place, work, optional=storage is not None)
+    pa.default_memory_pool().release_unused()  # of half a million items 300 MB, which Arrow would keep for itself
     patches = work.reader.patches()
     measured = patches if split_rule == "recorded" else patches.under(split_rule)
     found = leakage(measured, (*WITHIN_METRES, *within), lambda done, total: watch("Measuring splits", done, total))
