@@ -1,4 +1,4 @@
-"""Import and compaction of BigEarthNet v2.0's tables against the number of rows: CPU time, peak memory, file size.
+"""Import, compaction and audit of BigEarthNet v2.0's tables against the number of rows: time, peak memory, file size.
 
     import_tables.py FOLDER [ROWS ...]         FOLDER holds the published metadata tables; default: 10000 100000 all
 
@@ -33,42 +33,55 @@ CLEAN = {
 }
 
 
-def measured(source: Path, destination: Path) -> None:
-    """One import, in this process; prints what it took as JSON."""
-    from landpatch.catalog.compaction import compact
+def importing(source: Path, destination: Path) -> dict[str, float]:
     from landpatch.catalog.official import import_bigearthnet
-    from landpatch.catalog.store import Storage
 
-    begun = time.process_time()
     result = import_bigearthnet(source, destination)
-    whole = time.process_time() - begun
-    (destination / "items.parquet").unlink()
-    begun = time.process_time()
-    compact(Storage.open(destination))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(
-        json.dumps(
-            {
-                "rows": result.patches,
-                "import_cpu_s": round(whole, 1),
-                "of_it_compaction_cpu_s": round(time.process_time() - begun, 1),
-                "peak_mb": round(peak),
-                "items_mb": round((destination / "items.parquet").stat().st_size / 1e6, 1),
-            }
-        )
-    )
+    return {
+        "rows": result.patches,
+        "items.parquet, MB": round((destination / "items.parquet").stat().st_size / 1e6, 1),
+    }
 
 
-def compaction(destination: Path) -> None:
-    """One compaction, in this process."""
+def compacting(source: Path, destination: Path) -> dict[str, float]:
     from landpatch.catalog.compaction import compact
     from landpatch.catalog.store import Storage
 
     (destination / "items.parquet").unlink()
-    begun = time.process_time()
     compact(Storage.open(destination))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(f"compaction alone: {time.process_time() - begun:.1f} CPU s, peak {peak:.0f} MB")
+    return {}
+
+
+def auditing_tables(source: Path, destination: Path) -> dict[str, float]:
+    return auditing(source)
+
+
+def auditing_items(source: Path, destination: Path) -> dict[str, float]:
+    return auditing(destination)
+
+
+def auditing(place: Path) -> dict[str, float]:
+    from landpatch.catalog.auditing.auditor import audit
+
+    result = audit(place)
+    result.check()
+    return {"patches": len(result.patches)}
+
+
+STEPS = (importing, compacting, auditing_tables, auditing_items)
+
+
+def measured(step: str, source: str, destination: str) -> None:
+    """One step, in this process; prints what it took as JSON."""
+    work = next(one for one in STEPS if one.__name__ == step)
+    begun, wall = time.process_time(), time.perf_counter()
+    told = work(Path(source), Path(destination))
+    took = {
+        "seconds": round(time.perf_counter() - wall, 1),
+        "CPU seconds": round(time.process_time() - begun, 1),
+        "peak, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3),
+    }
+    print(json.dumps({"step": step, **told, **took}), flush=True)
 
 
 def main(folder: str, *sizes: str) -> None:
@@ -81,8 +94,8 @@ def main(folder: str, *sizes: str) -> None:
             share = 1.0 if size == "all" else int(size) / sum(table.num_rows for table in whole)
             for file, table in zip(TABLES, whole, strict=True):
                 pq.write_table(table.slice(0, round(table.num_rows * share)), source / file)
-            for what in ("--one", "--compaction"):
-                arguments = [sys.executable, __file__, what, str(source), str(destination)]
+            for step in STEPS:
+                arguments = [sys.executable, __file__, "--one", step.__name__, str(source), str(destination)]
                 subprocess.run(arguments, check=True)
             if size == "all":
                 compared(Path(folder), destination)
@@ -212,8 +225,6 @@ def by_api(dataset: Path) -> Counter[tuple[str, str]]:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
-        measured(Path(sys.argv[2]), Path(sys.argv[3]))
-    elif sys.argv[1] == "--compaction":
-        compaction(Path(sys.argv[3]))
+        measured(*sys.argv[2:])
     else:
         main(*sys.argv[1:])

@@ -1,7 +1,11 @@
 """`landpatch audit`: nothing is wrong with a sound dataset, and planted damage is found, each by its name."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,7 @@ from landpatch.catalog.auditing.auditor import Audit, audit
 from landpatch.catalog.auditing.findings import Severity
 from landpatch.catalog.bands import REFERENCE_MAP
 from landpatch.catalog.errors import AuditFailed
-from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED
+from landpatch.catalog.store import COLLECTION, ITEMS, METADATA, METADATA_FLAGGED, Storage
 from landpatch.catalog.tables import COLUMNS_NEEDED, official_tables, write_table
 from small_dataset import SCENE, Patch, write_dataset
 
@@ -151,6 +155,66 @@ def test_a_sample_is_the_same_in_every_run(dataset: Path) -> None:
     assert first.checked == second.checked
     assert first.checked.read == 10
     assert audit(dataset, pixels=False).checked.read == 0
+
+
+KILLED = """
+import os, signal, sys
+from landpatch.catalog.auditing.auditor import audit
+from landpatch.catalog.auditing.journal import Journal
+
+add, noted = Journal.add, []
+
+def add_or_die(self, state):
+    if len(noted) == 3:
+        self._file.write(state[:5])  # as a process leaves it that dies while it writes
+        os.kill(os.getpid(), signal.SIGKILL)
+    noted.append(state)
+    add(self, state)
+
+Journal.add = add_or_die
+audit(sys.argv[1])
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_and_finds_the_same(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _shorten(dataset)
+    undisturbed = audit(dataset).document()
+    journals = tmp_path / "cache/landpatch/audits"
+    read: list[str] = []
+    get = Storage.get
+
+    def counted(storage: Storage, path: str) -> bytes:
+        read.append(path)
+        return get(storage, path)
+
+    def again(**options: Any) -> tuple[Audit, int]:
+        died = subprocess.run([sys.executable, "-c", KILLED, str(dataset)], env=dict(os.environ), check=False)
+        assert died.returncode == -signal.SIGKILL
+        (journal,) = journals.iterdir()
+        assert journal.stat().st_size == 3 * 16 + 5
+        read.clear()
+        return audit(dataset, **options), sum(path.endswith(".tif") for path in read)
+
+    monkeypatch.setattr(Storage, "get", counted)
+    result, files = again()
+    assert (files, result.checked.remembered) == (5 * len(PATCHES) - 1 - 15, 15)
+    document = result.document()
+    document["checked"]["remembered"] = 0
+    assert document == undisturbed
+    assert list(journals.iterdir()) == []  # what is finished begins from the start
+
+    assert again(anew=True)[1] == 5 * len(PATCHES) - 1
+
+    # A patch that has changed since is read again: here the first one, which had been read.
+    died = subprocess.run([sys.executable, "-c", KILLED, str(dataset)], env=dict(os.environ), check=False)
+    assert died.returncode == -signal.SIGKILL
+    _flip(dataset)
+    result = audit(dataset)
+    assert result.checked.remembered == 10
+    assert ("error", "checksum") in found(result)
 
 
 def test_the_command_prints_writes_a_page_and_says_by_its_exit_code(

@@ -14,18 +14,29 @@ import pytest
 from click.testing import CliRunner
 
 from landpatch.catalog import official_files
-from landpatch.catalog.bands import PATCH_ASSETS
+from landpatch.catalog.auditing.auditor import audit
+from landpatch.catalog.bands import PATCH_ASSETS, S1, band_files
 from landpatch.catalog.cogs import read_planes
-from landpatch.catalog.errors import DatasetConflict, Incomplete, InvalidDataset, InvalidParameter, InvalidSource
+from landpatch.catalog.errors import (
+    DatasetConflict,
+    Incomplete,
+    InvalidDataset,
+    InvalidParameter,
+    InvalidSource,
+    UnreadableAsset,
+)
 from landpatch.catalog.exports.folders import export_folders
 from landpatch.catalog.exports.lmdb import export_lmdb
+from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.items import items
 from landpatch.catalog.official import import_bigearthnet
 from landpatch.catalog.official_layout import TREES, official_file
+from landpatch.catalog.official_pixels import read_band
 from landpatch.catalog.schemas import validate_collection, validate_item
-from landpatch.catalog.store import Dataset
+from landpatch.catalog.store import Dataset, Storage
 from landpatch.catalog.subset import download
 from landpatch.functions.cli import main
+from s3_server import serve_s3
 from small_dataset import Patch
 from small_official import tar_of, write_archives, write_tiff, write_tree, zstd
 
@@ -102,6 +113,28 @@ def test_pixels_labels_and_places_come_back(imported: Dataset) -> None:
     assert table.column("landpatch:season").to_pylist() == ["summer"] * 3 + ["winter"]
     assert table.column("landpatch:s1_gap_hours").to_pylist()[0] == pytest.approx(17.2061, abs=1e-4)
     validate_collection(imported.collection())
+
+
+@pytest.mark.parametrize("kind", ["tree", "archives"])
+def test_on_s3_as_in_a_folder(
+    kind: str, imported: Dataset, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = request.getfixturevalue(kind)
+    with serve_s3(monkeypatch, "official") as client:
+        result = import_bigearthnet(source, "s3://official/v2")
+        assert (result.patches, result.dropped, result.changed) == (4, {}, True)
+        remote = Storage.open("s3://official/v2")
+        paths = [path for path in remote.list() if not path.startswith("import/")]
+        assert {path: remote.get(path) for path in paths} == contents(Path(imported.storage.url))
+
+        def states() -> dict[str, tuple[str, Any]]:
+            entries = client.list_objects_v2(Bucket="official")["Contents"]
+            return {entry["Key"]: (entry["ETag"], entry["LastModified"]) for entry in entries}
+
+        before = states()
+        assert not import_bigearthnet(source, "s3://official/v2").changed
+        assert states() == before
+        assert dict(audit("s3://official/v2").findings.counts) == {}
 
 
 def test_the_items_that_patches_are_derived_from_are_there(imported: Dataset) -> None:
@@ -381,6 +414,18 @@ def test_hrefs_lead_to_the_official_layout(tree: Path, tmp_path: Path) -> None:
     assert hrefs == {str(path) for path in tree.rglob("*.tif")}
     validate_collection(dataset.collection())
     assert set(dataset.collection()["item_assets"]) >= {"B02", "VV", "reference_map"}
+
+
+def test_a_band_of_zeros_as_gdal_writes_it(tmp_path: Path) -> None:
+    """Its last strip is longer than the rows that are left; it was taken for damaged."""
+    band, place = band_files(S1)[0], TileGrid.from_tile("33UUP").geobox(2, 9, 10)
+    for value in (0, 7):
+        plane = np.full((120, 120), value, np.float32)
+        write_tiff(tmp_path / "band.tif", plane, 32633, place.transform.c, place.transform.f, 10)
+        data = (tmp_path / "band.tif").read_bytes()
+        np.testing.assert_array_equal(read_band(data, band, place), plane)
+        with pytest.raises(UnreadableAsset, match="truncated or damaged"):
+            read_band(data[: len(data) // 2], band, place)
 
 
 def test_another_source_or_a_dataset_of_ones_own_is_not_mixed_in(tree: Path, imported: Dataset) -> None:

@@ -14,20 +14,20 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from landpatch.catalog.bands import PATCH_ASSETS, S1, band_files
+from landpatch.catalog.bands import OPTICAL_ASSETS, PATCH_ASSETS, S1, PatchAsset, band_files
 from landpatch.catalog.cogs import read_planes
 from landpatch.catalog.exports.folders import export_folders
 from landpatch.catalog.exports.lmdb import export_lmdb
 from landpatch.catalog.grid import TileGrid
 from landpatch.catalog.items import items
 from landpatch.catalog.official import import_bigearthnet
-from landpatch.catalog.official_pixels import read_band
 from landpatch.catalog.store import Dataset
 from landpatch.catalog.tables import write_table
 from small_official import write_archives, write_tiff
 
 TABLES = ("metadata.parquet", "metadata_for_patches_with_snow_cloud_or_shadow.parquet")
 PATCH = "S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57"
+BESIDE = f"{PATCH[:-6]}_65_63"
 RADAR = "S1B_IW_GRDH_1SDV_20170612T165809_33UUP_26_57"
 
 
@@ -80,12 +80,41 @@ def test_a_published_optical_patch(shared_data: Path, tmp_path: Path) -> None:
                 assert item["properties"]["proj:code"] == f"EPSG:{file.crs.to_epsg()}"
 
 
-def test_a_published_radar_patch_lies_where_its_name_says(shared_data: Path) -> None:
-    place = TileGrid.from_tile("33UUP").geobox(65, 63, 10)
-    for band in band_files(S1):
-        (path,) = (shared_data / "bigearthnet-v2/patches/S1").glob(f"*_33UUP_65_63/*{band.suffix}.tif")
-        with rasterio.open(path) as file:
-            np.testing.assert_array_equal(read_band(path.read_bytes(), band, place), file.read(1))
+def write_bands(shared_data: Path, folder: Path, name: str, asset: PatchAsset, x: int, y: int) -> None:
+    """A patch's bands in the official layout, cut from the scene of tile 33UUP that is at hand."""
+    radar = asset is S1
+    left, top = TileGrid.from_tile("33UUP").corner(x, y)
+    folder.mkdir(parents=True, exist_ok=True)
+    for band in band_files(asset):
+        source = shared_data / "scene-33uup" / (RADAR[:32] if radar else PATCH[:-6])
+        with rasterio.open(source / f"{band.key.lower() if radar else band.key}.tif") as file:
+            size = asset.pixels
+            plane = file.read(1, window=Window(x * size, y * size, size, size))
+        write_tiff(folder / f"{name}{band.suffix}.tif", plane, 32633, left, top, asset.resolution)
+
+
+def test_a_published_radar_patch_pixel_for_pixel(shared_data: Path, tmp_path: Path) -> None:
+    """Its published files, beside the optical half of its scene: what is imported is what GDAL reads in them."""
+    (folder,) = (shared_data / "bigearthnet-v2/patches/S1").iterdir()
+    source = tmp_path / "source"
+    ((row,), _) = (table.to_pylist() for table in write_rows(shared_data, source, lambda ids: pc.equal(ids, BESIDE)))
+    assert row["s1_name"] == folder.name
+    shutil.copytree(folder, source / "BigEarthNet-S1" / folder.name[:32] / folder.name)
+    for asset in OPTICAL_ASSETS:
+        write_bands(shared_data, source / "BigEarthNet-S2" / BESIDE[:-6] / BESIDE, BESIDE, asset, 65, 63)
+    result = import_bigearthnet(source, tmp_path / "dataset")
+    assert result.dropped == {}, result.problems
+    dataset = Dataset.open(tmp_path / "dataset")
+    (item,) = items(dataset.table())
+    asset = item["assets"][S1.key]
+    planes = read_planes(dataset.storage.get(asset["href"]), S1)
+    with rasterio.open(tmp_path / "dataset" / asset["href"]) as ours:
+        np.testing.assert_array_equal(ours.read(), planes)
+        for band, plane in zip(band_files(S1), planes, strict=True):
+            with rasterio.open(folder / f"{folder.name}{band.suffix}.tif") as file:
+                np.testing.assert_array_equal(file.read(1), plane)
+                assert (file.transform, file.crs.to_epsg()) == (ours.transform, ours.crs.to_epsg())
+                assert plane.std() > 1  # decibels of a landscape
 
 
 @pytest.fixture(scope="module")
@@ -93,22 +122,13 @@ def published_tree(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) 
     """Patch 26_57 of tile 33UUP as the official tree has it, with its published map."""
     root = tmp_path_factory.mktemp("published") / "tree"
     write_rows(shared_data, root, lambda ids: pc.equal(ids, PATCH))
-    place = shared_data / "scene-33uup"
-    left, top = TileGrid.from_tile("33UUP").corner(26, 57)
-    for asset in PATCH_ASSETS[:4]:
-        radar = asset is S1
-        tree, name = ("BigEarthNet-S1", RADAR) if radar else ("BigEarthNet-S2", PATCH)
-        scene = RADAR[:32] if radar else PATCH[:-6]
-        folder = root / tree / scene / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for band in band_files(asset):
-            source = place / scene / f"{band.key.lower() if radar else band.key}.tif"
-            with rasterio.open(source) as file:
-                plane = file.read(1, window=Window(26 * asset.pixels, 57 * asset.pixels, asset.pixels, asset.pixels))
-            write_tiff(folder / f"{name}{band.suffix}.tif", plane, 32633, left, top, asset.resolution)
+    for asset in (*OPTICAL_ASSETS, S1):
+        tree, name = ("BigEarthNet-S1", RADAR) if asset is S1 else ("BigEarthNet-S2", PATCH)
+        scene = RADAR[:32] if asset is S1 else PATCH[:-6]
+        write_bands(shared_data, root / tree / scene / name, name, asset, 26, 57)
     folder = root / "Reference_Maps" / PATCH[:-6] / PATCH
     folder.mkdir(parents=True)
-    shutil.copy(place / f"{PATCH}_reference_map.tif", folder)
+    shutil.copy(shared_data / "scene-33uup" / f"{PATCH}_reference_map.tif", folder)
     return root
 
 

@@ -74,3 +74,16 @@ def test_v1_s_rule_has_nearly_every_test_patch_beside_a_train_patch(shared_data:
     relation = found.leakage.relation(Split.TEST, Split.TRAIN)
     assert round(100 * relation.edge_same_scene / relation.patches, 1) == 98.6
     assert [finding.kind for finding in found.findings.kept] == ["leakage"]
+
+
+def test_a_zone_is_one_across_the_equator() -> None:
+    """Two tiles whose northings count from different ends: their patches meet along an edge, and share no ground."""
+    scenes = tuple(SceneId.parse(f"S2A_MSIL2A_20170613T101031_N0205_R022_T{tile}") for tile in ("33NUA", "33MUV"))
+    scene, x, y = np.array([0, 1], np.int32), np.array([10, 11], np.int16), np.array([85, 1], np.int16)
+    found = leakage(Patches(scenes, scene, x, y, np.array([2, 0], np.int8)))
+    relation = found.relation(Split.TEST, Split.TRAIN)
+    assert (relation.overlap, relation.edge, relation.corner) == (0, 1, 0)
+    assert (found.same_ground.two_tiles, found.same_ground.square_km) == (0, 0)
+    # Centres: 1200 m east; 100,020 - 85.5 x 1200 = -2,580 m and -1.5 x 1200 = -1,800 m north.
+    assert relation.nearest is not None
+    assert relation.nearest.grid_metres == pytest.approx(np.hypot(1200, 780), abs=0.001)

@@ -19,6 +19,7 @@ from landpatch.catalog.errors import InvalidParameter
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES, SceneId
 from landpatch.catalog.splits import NONE, SPLITS, Split, by_position
+from landpatch.catalog.squares import Floats, Ints, Squares, to_degrees
 
 WITHIN_METRES = (0.0, 1200.0, 5000.0, 10_000.0)
 
@@ -27,8 +28,6 @@ _PAIRS = ((Split.TEST, Split.TRAIN), (Split.VALIDATION, Split.TRAIN), (Split.VAL
 # A zone's projection is still good to 3 % so far from its meridian; what lies further is nobody's neighbour.
 _REACH_DEGREES = 12.0
 BIN_METRES = 1200.0
-_Ints = NDArray[np.int64]
-_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +173,9 @@ def leakage(
     metres = sorted({0.0, *map(float, within)})
     places = _places(patches)
     found = _Found.empty(len(places), metres[-1])
-    zones = np.unique(places.epsg).tolist()
-    for number, epsg in enumerate(zones):
-        _look_around(places, int(epsg), found)
+    zones = np.unique(places.zone).tolist()
+    for number, zone in enumerate(zones):
+        _look_around(places, zone, found)
         if progress:
             progress(number + 1, len(zones))
     counts = {split.value: int((patches.split == code).sum()) for code, split in enumerate(SPLITS)}
@@ -196,21 +195,23 @@ def leakage(
 class _Places:
     """Each place (tile, x, y) once a split, with the number of its patches as ``weight`` and one of them as ``row``.
 
-    ``left`` and ``top`` in metres of ``epsg``; ``longitude`` and ``latitude`` of the centre.
+    ``centres`` in metres of their ``zone``, shape (n, 2); ``degrees`` are their longitudes and latitudes, (n, 2).
     """
 
-    tile: _Ints
-    split: _Ints
-    row: _Ints
-    weight: _Ints
-    epsg: _Ints
-    left: _Ints
-    top: _Ints
-    longitude: _Floats
-    latitude: _Floats
+    squares: Squares
+    split: Ints
+    row: Ints
+    weight: Ints
+    zone: Ints
+    centres: Floats
+    degrees: Floats
 
     def __len__(self) -> int:
-        return len(self.tile)
+        return len(self.squares)
+
+    @property
+    def tile(self) -> Ints:
+        return self.squares.tile
 
 
 def _places(patches: Patches) -> _Places:
@@ -218,23 +219,9 @@ def _places(patches: Patches) -> _Places:
     x, y, split = (column.astype(np.int64) for column in (patches.x, patches.y, patches.split))
     key = ((tile * TILE_PATCHES + x) * TILE_PATCHES + y) * 4 + split + 1
     _, row, weight = np.unique(key, return_index=True, return_counts=True)
-    grids = [TileGrid.from_tile(name) for name in patches.tiles]
-    west, north, codes = (
-        np.array([getattr(grid, name) for grid in grids], np.int64) for name in ("ulx", "uly", "epsg")
-    )
-    tile, split, epsg = tile[row], split[row], codes[tile[row]]
-    left, top = west[tile] + PATCH_METRES * x[row], north[tile] - PATCH_METRES * y[row]
-    longitude, latitude = np.empty(len(row)), np.empty(len(row))
-    for code in np.unique(epsg):
-        here = epsg == code
-        longitude[here], latitude[here] = _transformer(int(code), 4326).transform(
-            left[here] + PATCH_METRES / 2, top[here] - PATCH_METRES / 2
-        )
-    return _Places(tile, split, row, weight, epsg, left, top, longitude, latitude)
-
-
-def _transformer(source: int, target: int) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(source, target, always_xy=True)
+    squares = Squares(tuple(map(TileGrid.from_tile, patches.tiles)), tile[row], x[row], y[row])
+    centres, degrees = (np.stack(values, axis=-1) for values in (squares.centres, squares.degrees()))
+    return _Places(squares, split[row], row, weight, squares.zone, centres, degrees)
 
 
 # --- what lies around them ---------------------------------------------------------------------------------------
@@ -252,9 +239,9 @@ class _Found:
 
     reach: float
     touch: dict[tuple[Split, Split], NDArray[np.int8]]
-    gap: dict[tuple[Split, Split], _Floats]
-    distance: dict[tuple[Split, Split], _Floats]
-    nearest: dict[tuple[Split, Split], _Ints]
+    gap: dict[tuple[Split, Split], Floats]
+    distance: dict[tuple[Split, Split], Floats]
+    nearest: dict[tuple[Split, Split], Ints]
     shared: NDArray[np.bool_]
     across: NDArray[np.bool_]
     area: float = 0.0
@@ -273,26 +260,19 @@ class _Found:
         )
 
 
-def _look_around(places: _Places, epsg: int, found: _Found) -> None:
+def _look_around(places: _Places, zone: int, found: _Found) -> None:
     """Everything that concerns the places of one zone, in its metres."""
-    own = np.flatnonzero(places.epsg == epsg)
-    meridian = 6 * (epsg % 100) - 183
-    away = np.abs((places.longitude - meridian + 180) % 360 - 180)
-    foreign = np.flatnonzero((places.epsg != epsg) & (away < _REACH_DEGREES))
-    from_degrees = _transformer(4326, epsg)
+    own = np.flatnonzero(places.zone == zone)
+    away = np.abs((places.degrees[:, 0] - (6 * zone - 183) + 180) % 360 - 180)
+    foreign = np.flatnonzero((places.zone != zone) & (away < _REACH_DEGREES))
+    longitude, latitude = places.degrees[foreign].T
+    taken = to_degrees(zone).transform(longitude, latitude, direction="INVERSE")
     everything = np.concatenate([own, foreign])
-    centres = np.concatenate(
-        [
-            np.stack([places.left[own] + PATCH_METRES / 2, places.top[own] - PATCH_METRES / 2], axis=-1),
-            np.stack(from_degrees.transform(places.longitude[foreign], places.latitude[foreign]), axis=-1),
-        ]
-    )
-    squares = shapely.box(
-        places.left[own], places.top[own] - PATCH_METRES, places.left[own] + PATCH_METRES, places.top[own]
-    )
+    centres = np.concatenate([places.centres[own], np.stack(taken, axis=-1)])
+    squares = places.squares.boxes(own)
     _touch_in_zone(places, own, squares, found)
     near = foreign[_close(centres[len(own) :], centres[: len(own)], found.reach)]
-    drawn = _drawn(places, near, epsg)
+    drawn = places.squares.taken_over(near, zone)
     _touch_other_zones(places, own, squares, near, drawn, found)
     for of, to in _PAIRS:
         asked = np.flatnonzero(places.split[own] == SPLITS.index(of))
@@ -317,43 +297,30 @@ def _look_around(places: _Places, epsg: int, found: _Found) -> None:
             found.gap[pair][own[candidates[number]]] = gap
 
 
-def _close(points: _Floats, others: _Floats, reach: float) -> _Ints:
+def _close(points: Floats, others: Floats, reach: float) -> Ints:
     """Numbers of the points whose square may come within ``reach`` metres of the square around one of the others."""
     if not len(points) or not len(others):
         return np.empty(0, np.int64)
     tree = shapely.STRtree(shapely.points(others))
-    number: _Ints = tree.query_nearest(
+    number: Ints = tree.query_nearest(
         shapely.points(points), max_distance=reach + 1.5 * PATCH_METRES, all_matches=False
     )[0]
     return number
 
 
-def _drawn(places: _Places, chosen: _Ints, epsg: int) -> NDArray[np.object_]:
-    """Squares of other zones as polygons of this one."""
-    rings = np.empty((len(chosen), 4, 2))
-    for code in np.unique(places.epsg[chosen]):
-        here = places.epsg[chosen] == code
-        east = places.left[chosen[here], None] + PATCH_METRES * np.array([0, 1, 1, 0])
-        north = places.top[chosen[here], None] - PATCH_METRES * np.array([1, 1, 0, 0])
-        rings[here] = np.stack(_transformer(int(code), epsg).transform(east, north), axis=-1)
-    polygons: NDArray[np.object_] = shapely.polygons(rings)
-    return polygons
-
-
-def _touch_in_zone(places: _Places, own: _Ints, squares: NDArray[np.object_], found: _Found) -> None:
-    # The box of an axis-aligned square is the square: no predicate, and integers decide.
+def _touch_in_zone(places: _Places, own: Ints, squares: NDArray[np.object_], found: _Found) -> None:
+    # The box of an axis-aligned square is the square: no predicate, and whole metres decide.
     one, other = own[shapely.STRtree(squares).query(squares)]
-    side = PATCH_METRES - np.abs(places.left[one] - places.left[other])
-    height = PATCH_METRES - np.abs(places.top[one] - places.top[other])
+    side, height = (PATCH_METRES - np.abs(places.centres[one] - places.centres[other])).T
     kind = np.where((side > 0) & (height > 0), _OVERLAP, np.where((side > 0) | (height > 0), _EDGE, _CORNER))
-    _note(places, one, other, kind, np.where(kind == _OVERLAP, side * height, 0).astype(np.float64), found)
+    _note(places, one, other, kind, np.where(kind == _OVERLAP, side * height, 0), found)
 
 
 def _touch_other_zones(
     places: _Places,
-    own: _Ints,
+    own: Ints,
     squares: NDArray[np.object_],
-    near: _Ints,
+    near: Ints,
     drawn: NDArray[np.object_],
     found: _Found,
 ) -> None:
@@ -365,7 +332,7 @@ def _touch_other_zones(
     _note(places, own[one], near[other], np.full(len(one), _OVERLAP), area, found)
 
 
-def _note(places: _Places, one: _Ints, other: _Ints, kind: NDArray[Any], area: _Floats, found: _Found) -> None:
+def _note(places: _Places, one: Ints, other: Ints, kind: NDArray[Any], area: Floats, found: _Found) -> None:
     for of, to in _PAIRS:
         here = (places.split[one] == SPLITS.index(of)) & (places.split[other] == SPLITS.index(to))
         np.maximum.at(found.touch[of, to], one[here], kind[here].astype(np.int8))
@@ -414,15 +381,13 @@ def _nearest(patches: Patches, places: _Places, found: _Found, pair: tuple[Split
     # Of pairs that are equally near on the grid, those differ on the ground: the nearest there.
     one = np.flatnonzero(distance <= best + 1e-6)
     other = found.nearest[pair][one]
-    ground = pyproj.Geod(ellps="WGS84").inv(
-        places.longitude[one], places.latitude[one], places.longitude[other], places.latitude[other]
-    )[2]
+    ground = pyproj.Geod(ellps="WGS84").inv(*places.degrees[one].T, *places.degrees[other].T)[2]
     first = int(np.argmin(ground))
     rows = places.row[one[first]], places.row[other[first]]
     return Nearest(patches.id(rows[0]), patches.id(rows[1]), round(float(best), 3), round(float(ground[first]), 3))
 
 
-def _median(values: _Floats, weight: _Ints) -> float | None:
+def _median(values: Floats, weight: Ints) -> float | None:
     if not len(values):
         return None
     order = np.argsort(values)

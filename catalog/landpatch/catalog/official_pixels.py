@@ -50,9 +50,12 @@ def read_band(data: bytes, band: PatchAsset, place: Geobox) -> NDArray[Any]:
         if tags.get(_COMPRESSION, (1,)) == (1,) and _OFFSETS in tags:
             strips = zip(tags[_OFFSETS], tags[_COUNTS], strict=True)
             raw = b"".join(data[offset : offset + count] for offset, count in strips)
-            if len(raw) != band.pixels**2 * bits // 8:
+            expected = band.pixels**2 * bits // 8
+            if len(raw) < expected:
                 raise UnreadableAsset(f"truncated or damaged: {len(raw)} bytes of pixels")
-            return np.frombuffer(raw, band.dtype).reshape(band.pixels, band.pixels)
+            if len(raw) == expected:
+                return np.frombuffer(raw, band.dtype).reshape(band.pixels, band.pixels)
+            # GDAL writes the last strip of a band without any data as long as the others: it knows how to read it.
     except (struct.error, IndexError, KeyError, ValueError) as error:
         raise UnreadableAsset(f"truncated or damaged: its TIFF header makes no sense ({error})") from error
     plane: NDArray[Any] = read_planes(data, band)[0]

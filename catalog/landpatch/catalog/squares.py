@@ -135,10 +135,10 @@ class Squares:
             others = np.flatnonzero(high & np.isin(self.tile, near))
             foreign = zones[self.tile[others]] != zone
             boxes = self.boxes(others)
-            boxes[foreign] = self._taken_over(others[foreign], int(zone))
+            boxes[foreign] = self.taken_over(others[foreign], int(zone))
             yield rows, others, boxes
 
-    def _taken_over(self, rows: Ints, zone: int) -> NDArray[Any]:
+    def taken_over(self, rows: Ints, zone: int) -> NDArray[Any]:
         """Squares of other zones as polygons in metres of ``zone``."""
         corners = shapely.get_coordinates(self.boxes(rows))
         zones = np.repeat(self.zone[rows], 5)

@@ -190,8 +190,15 @@ class Storage:
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of all objects whose path starts with the segments of ``prefix``, by path."""
+        return {path: size for path, (size, _) in self.states(prefix).items()}
+
+    def states(self, prefix: str) -> dict[str, tuple[int, str]]:
+        """Of the same objects bytes and entity tag, which on disk is made of file number, time of change and size."""
         with self._explained("list", prefix):
-            return {entry["path"]: entry["size"] for batch in obstore.list(self._store, prefix) for entry in batch}
+            entries = (entry for batch in obstore.list(self._store, prefix) for entry in batch)
+            return {
+                entry["path"]: (entry["size"], entry["e_tag"] or str(entry["last_modified"])) for entry in entries
+            }
 
     def folders(self, prefix: str) -> list[str]:
         """Paths of the folders directly below ``prefix``, sorted."""

@@ -923,6 +923,7 @@ def browser() -> None:
 )
 @click.option("--pixels/--no-pixels", default=True, help="Read the patch files: checksums, headers, pixels.")
 @click.option("--sample", type=click.IntRange(1), metavar="N", help="Read those of N patches only, always the same.")
+@click.option("--anew", is_flag=True, help="Read again what an interrupted audit had read already.")
 @click.option("--html", "page", type=click.Path(dir_okay=False), help="Also write a page with maps and plots.")
 @click.option(
     "--fail-on",
@@ -939,6 +940,7 @@ def audit(
     split_rule: str,
     pixels: bool,
     sample: int | None,
+    anew: bool,
     page: str | None,
     fail_on: str,
     as_json: bool,
@@ -957,7 +959,13 @@ def audit(
 
     with stages() as progress:
         result = examine(
-            *sources, split_rule=split_rule, within=within, pixels=pixels, sample=sample, progress=progress
+            *sources,
+            split_rule=split_rule,
+            within=within,
+            pixels=pixels,
+            sample=sample,
+            anew=anew,
+            progress=progress,
         )
     if page is not None:
         say(f"page: {write_page(result, Path(page))}")

@@ -17,12 +17,15 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from landpatch.catalog.auditing.assigned import OwnRules
 from landpatch.catalog.auditing.files import FileCheck
 from landpatch.catalog.auditing.findings import Findings, Kind, Severity
 from landpatch.catalog.auditing.items import check_items
+from landpatch.catalog.auditing.journal import Journal
 from landpatch.catalog.auditing.metadata import LabelCounts, PatchReader, batches
+from landpatch.catalog.auditing.validity import check_validity
 from landpatch.catalog.errors import AuditFailed, InvalidDataset, InvalidParameter, LandpatchError
-from landpatch.catalog.items import Summary, collection_document, conformed
+from landpatch.catalog.items import LINKED_SCHEMA, SCHEMA, Summary, collection_document, conformed
 from landpatch.catalog.leakage import SPLIT_RULES, WITHIN_METRES, Leakage, Patches, leakage
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.schemas import validate_collection
@@ -36,18 +39,18 @@ Watch = Callable[[str, int, int], None]
 _BATCH = 5000
 _SHOWN = 3
 _TABLES = (METADATA, METADATA_FLAGGED)
-_RULE = "landpatch:split_rule"
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """How far an audit went: files looked for, read as a whole, bytes of those, hrefs that lead elsewhere, patches
-    whose items have no files; all 0 for a table.
+    """How far an audit went: files looked for, read as a whole, bytes of those, how many of them an interrupted audit
+    had read, hrefs that lead elsewhere, patches whose items have no files; all 0 for a table.
     """
 
     files: int = 0
     read: int = 0
     bytes: int = 0
+    remembered: int = 0
     elsewhere: int = 0
     without_files: int = 0
 
@@ -104,13 +107,16 @@ def audit(
     within: Sequence[float] = (),
     pixels: bool = True,
     sample: int | None = None,
+    anew: bool = False,
     progress: Watch | None = None,
 ) -> Audit:
     """Check a dataset (a folder or ``s3://``), or metadata tables (Parquet or CSV with ids and splits).
 
     ``split_rule`` measures the leakage that another rule of ``leakage.SPLIT_RULES`` would have. ``within``: distances
     in metres beside ``WITHIN_METRES``. ``pixels``: read the dataset's files, those of ``sample`` patches (None: all),
-    which are the same in every run. Raises InvalidParameter, and StorageError where there is no such source.
+    which are the same in every run. An audit that was interrupted goes on where it stopped, unless ``anew``: sound
+    files that have not changed since are not read again. Raises InvalidParameter, and StorageError where there is no
+    such source.
     """
     rules = ("recorded", *SPLIT_RULES)
     if split_rule not in rules:
@@ -128,11 +134,12 @@ def audit(
             f"{storage.url}: the web lists no files; audit {storage.url}/{ITEMS}, or what `landpatch download` makes"
         )
     if storage is not None and (storage.exists(ITEMS) or storage.exists(COLLECTION)):
-        checked = _dataset(storage, work, pixels=pixels, sample=sample)
+        checked = _dataset(storage, work, pixels=pixels, sample=sample, anew=anew)
     else:
         checked = Checked()
         for place in [f"{places[0]}/{name}" for name in _TABLES] if storage is not None else places:
             _table(place, work, optional=storage is not None)
+    pa.default_memory_pool().release_unused()  # of half a million items 300 MB, which Arrow would keep for itself
     patches = work.reader.patches()
     measured = patches if split_rule == "recorded" else patches.under(split_rule)
     found = leakage(measured, (*WITHIN_METRES, *within), lambda done, total: watch("Measuring splits", done, total))
@@ -193,20 +200,18 @@ def _table(place: str, work: _Work, *, optional: bool) -> None:
 # --- datasets ----------------------------------------------------------------------------------------------------
 
 
-def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None) -> Checked:
+def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None, anew: bool) -> Checked:
     collection = _collection(storage, work.findings)
     nomenclature = _nomenclature(collection, work.findings)
-    rule = collection.get(_RULE)
-    if rule not in (None, "position"):
-        text = f"{_RULE} is {rule!r}, which an audit cannot recompute: splits are measured as they are"
-        work.findings.add(Kind.SPLIT, text, file=COLLECTION, severity=Severity.NOTE)
-    files = FileCheck(storage, work.findings)
-    summary, official, links, last = Summary(), [], set[str](), ""
+    rules = OwnRules.of(storage, collection, work.findings)
+    journal = Journal(storage.url, anew=anew)
+    files = FileCheck(storage, work.findings, journal)
+    summary, official, assigned, links, last = Summary(), [], [], set[str](), ""
     try:
         reader = storage.open_parquet(ITEMS)
         total = reader.metadata.num_rows
         _mirror(reader, collection, work.findings)
-        threshold = _threshold(storage, sample) if pixels and sample is not None else None
+        threshold = -1 if not pixels else 2**32 if sample is None else _threshold(storage, sample)
         done = 0
         for table in _item_batches(reader):
             ids = table.column("id").combine_chunks()
@@ -214,24 +219,32 @@ def _dataset(storage: Storage, work: _Work, *, pixels: bool, sample: int | None)
             mask = work.take(ids, table.column("landpatch:split").combine_chunks(), labels, ITEMS)
             last = _order(ids, last, work.findings)
             table = table.filter(mask)
-            check_items(table, work.findings, nomenclature=nomenclature, positional=rule in (None, "position"))
+            check_items(table, work.findings, nomenclature=nomenclature, positional=rules.positional)
+            check_validity(table, work.findings)
             summary.add(table)
             official.append(table.select(COLUMNS_NEEDED))
+            assigned.append(rules.needed(table))
             links.update(_derived_from(table))
-            files.check(table.to_pylist(), lambda patch: pixels and (threshold is None or _draw(patch) <= threshold))
+            draws = np.array([_draw(patch) for patch in table.column("id").to_pylist()], np.int64)
+            files.check(table, draws <= threshold)
             done += len(mask)
             work.watch("Checking patches", done, total)
         files.finish()
+        if pixels:
+            journal.forget()
     except NotFound:
         work.findings.add(Kind.MISSING, "is not there: `landpatch build` makes it anew", file=ITEMS)
     except InvalidDataset as error:
         work.findings.add(Kind.UNREADABLE, str(error), file=ITEMS)
+    if official and rules.apply:
+        work.watch("Applying the dataset's rules", 0, 0)
+        rules.compare(pa.concat_tables(assigned), collection, work.findings)
     if official:
         work.watch("Comparing tables", 0, 0)
         _compare_tables(storage, pa.concat_tables(official), work.findings)
         _compare_collection(collection, summary, nomenclature, work.findings)
         _compare_links(storage, links, work.findings)
-    return Checked(files.listed, files.read, files.bytes, files.elsewhere, files.without)
+    return Checked(files.listed, files.read, files.bytes, files.remembered, files.elsewhere, files.without)
 
 
 def _collection(storage: Storage, findings: Findings) -> dict[str, Any]:
@@ -261,8 +274,10 @@ def _nomenclature(collection: dict[str, Any], findings: Findings) -> Nomenclatur
 
 def _item_batches(reader: Any) -> Iterator[pa.Table]:
     try:
+        usual = reader.schema_arrow.field("assets").type.num_fields <= SCHEMA.field("assets").type.num_fields
+        schema = SCHEMA if usual else LINKED_SCHEMA
         for batch in reader.iter_batches(_BATCH):
-            yield conformed(pa.Table.from_batches([batch]))
+            yield conformed(pa.Table.from_batches([batch]), schema)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InvalidDataset(

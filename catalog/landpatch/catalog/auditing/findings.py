@@ -28,6 +28,7 @@ class Kind(StrEnum):
     PROJECTION = "projection"
     LABELS = "labels"
     SPLIT = "split"
+    COUNTRY = "country"
     STAC = "stac"
     MISSING = "missing"
     SIZE = "size"

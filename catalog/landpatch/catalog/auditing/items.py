@@ -16,12 +16,14 @@ import shapely
 from numpy.typing import NDArray
 
 from landpatch.catalog.auditing.findings import Findings, Kind
-from landpatch.catalog.bands import PATCH_ASSETS, PatchAsset
+from landpatch.catalog.bands import PATCH_ASSETS, S1, PatchAsset
 from landpatch.catalog.errors import InvalidItem
 from landpatch.catalog.footprints import footprint
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
+from landpatch.catalog.items import LINKED_SCHEMA
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.nomenclature import Nomenclature
+from landpatch.catalog.official_layout import BAND_FILES
 from landpatch.catalog.splits import SPLITS, Split, by_position
 
 # Degrees are written with all their digits; a millimetre is 1e-8 of them.
@@ -35,8 +37,13 @@ def check_items(table: pa.Table, findings: Findings, *, nomenclature: Nomenclatu
     rows = _Rows.of(table)
     _names(rows, findings)
     _footprints(rows, findings)
-    for asset in PATCH_ASSETS:
-        _lattice(rows, asset, findings)
+    assets = table.column("assets").combine_chunks()
+    for asset in dict.fromkeys((*PATCH_ASSETS, *BAND_FILES)):
+        if asset.key in {field.name for field in assets.type}:
+            _lattice(rows, asset, assets.field(asset.key), findings)
+    if assets.type == LINKED_SCHEMA.field("assets").type:
+        for band in BAND_FILES:
+            _leads_to(rows, band, pc.struct_field(assets.field(band.key), "href"), findings)
     _labels(rows, findings, nomenclature)
     _splits(rows, findings, positional)
 
@@ -50,12 +57,17 @@ class _Rows:
     scenes: list[SceneId]
     x: NDArray[np.int64]
     y: NDArray[np.int64]
+    corners: NDArray[np.int64]
+    """Upper left, metres of their zones; shape (rows, 2)."""
 
     @classmethod
     def of(cls, table: pa.Table) -> "_Rows":
         ids = table.column("id").to_pylist()
         x, y = (np.array([int(text[part]) for text in ids], np.int64) for part in (slice(-5, -3), slice(-2, None)))
-        return cls(table, ids, [_scene(text[:-6]) for text in ids], x, y)
+        scenes = [_scene(text[:-6]) for text in ids]
+        origins = np.array([(grid.ulx, grid.uly) for grid in (_grid(scene.tile) for scene in scenes)], np.int64)
+        corners = origins.reshape(-1, 2) + PATCH_METRES * np.stack([x, -y], axis=-1)
+        return cls(table, ids, scenes, x, y, corners)
 
 
 @lru_cache(maxsize=4096)
@@ -137,19 +149,15 @@ def _displaced(shape: Any, tile: str, x: int, y: int) -> str:
     )
 
 
-def _lattice(rows: _Rows, asset: PatchAsset, findings: Findings) -> None:
+def _lattice(rows: _Rows, asset: PatchAsset, column: pa.StructArray, findings: Findings) -> None:
     """What the item says of a file: shape, transform, type and names of its bands."""
-    column = rows.table.column("assets").combine_chunks().field(asset.key)
     here = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     if not len(here):
         return
     entries = column.take(pa.array(here))
-    corners = np.array(
-        [_grid(rows.scenes[row].tile).corner(int(rows.x[row]), int(rows.y[row])) for row in here.tolist()], np.float64
-    )
     wanted = np.zeros((len(here), 6))
     wanted[:, 0], wanted[:, 4] = asset.resolution, -asset.resolution
-    wanted[:, [2, 5]] = corners
+    wanted[:, [2, 5]] = rows.corners[here]
     shape = np.full((len(here), 2), float(asset.pixels))
     for name, values in (("proj:transform", wanted), ("proj:shape", shape)):
         found = _numbers(entries.field(name), values.shape[1])
@@ -175,6 +183,19 @@ def _lattice(rows: _Rows, asset: PatchAsset, findings: Findings) -> None:
                 f"{asset.key} {name}: {values[row].as_py()!r} where it has {right!r}: build it again",
                 patch=rows.ids[here[row]],
             )
+
+
+def _leads_to(rows: _Rows, band: PatchAsset, hrefs: pa.Array, findings: Findings) -> None:
+    """Whether links lead to the patch's own file in BigEarthNet's layout, wherever that tree lies."""
+    radar = band.planes[0] in S1.planes
+    names = rows.table.column("landpatch:s1_name").to_pylist() if radar else rows.ids
+    for patch, name, href in zip(rows.ids, names, hrefs.to_pylist(), strict=True):
+        if href is None:
+            continue
+        scene = (name or "").rsplit("_", 3 if radar else 2)[0]
+        if not href.endswith(f"/{scene}/{name}/{name}{band.suffix}.tif"):
+            text = f"{band.key} leads to {href}, which is not the {band.key} of {name or 'anything'}: import it again"
+            findings.add(Kind.LINK, text, patch=patch)
 
 
 def _offsets(lists: pa.Array) -> NDArray[np.int32]:

@@ -108,7 +108,7 @@ class LabelCounts:
         if not all(totals):
             return None
         bits = 0.0
-        for name in {*first, *second}:
+        for name in sorted({*first, *second}):
             p, q = first[name] / totals[0], second[name] / totals[1]
             bits += sum(0.5 * share * math.log2(2 * share / (p + q)) for share in (p, q) if share)
         return max(bits, 0.0)

@@ -23,6 +23,7 @@ def lines(audit: Audit) -> Iterator[str]:
     if checked.files or checked.elsewhere or checked.without_files:
         yield (
             f"{checked.files:,} files looked for, {checked.read:,} read and decoded ({checked.bytes / 1e6:,.1f} MB)"
+            + (f", {checked.remembered:,} of them before an interruption" if checked.remembered else "")
             + (f"; {checked.elsewhere:,} lie elsewhere" if checked.elsewhere else "")
             + (f"; {checked.without_files:,} patches have no files" if checked.without_files else "")
         )
