@@ -1,5 +1,7 @@
-"""An HTML page that holds everything itself: one style sheet, pictures as ``data:`` URIs, no script, no link to
-anywhere. Its content security policy forbids the browser to load anything else.
+"""An HTML page that holds everything itself.
+
+One style sheet, pictures as ``data:`` URIs, no script, no link to anywhere: its content security policy forbids the
+browser to load anything else.
 """
 
 from collections.abc import Iterable
