@@ -30,7 +30,7 @@ localstack-down: dev ## end what `make localstack` started
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
 	-@requirements/components
-	-@[ -z "$$CI" ] || requirements/separate localstack
+	-@[ -z "$$CI" ] || for name in localstack sam checkov; do requirements/separate $$name; done
 	@$(BIN)/python -m compileall -q catalog functions
 	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile --durations=15
@@ -62,6 +62,8 @@ lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
 	$(COMPILE) $(UPGRADE) --group pgstac -o requirements/pgstac.txt
 	$(COMPILE) $(UPGRADE) --group localstack -o requirements/localstack.txt
+	$(COMPILE) $(UPGRADE) --group sam -o requirements/sam.txt
+	$(COMPILE) $(UPGRADE) --group checkov -o requirements/checkov.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache
