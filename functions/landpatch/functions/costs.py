@@ -2,7 +2,8 @@
 
 Prices are list prices of a region (``data/prices.csv``). Counted are Lambda's time and requests, the requests to the
 dataset's own bucket and Step Functions' transitions of each block; not counted are the small functions and the run
-around the blocks (a hundredth of a cent a scene), attempts that were killed before they could write what they used, and transfer out of AWS.
+around the blocks (a hundredth of a cent a scene), attempts that were killed before they could write what they used,
+and transfer out of AWS.
 """
 
 from collections import defaultdict
