@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve browser localstack localstack-down test lint format bench oracle lock clean runtime dev
+.PHONY: help demo serve browser localstack localstack-down package test lint format bench oracle lock clean runtime dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
@@ -26,6 +26,9 @@ localstack: dev ## the cloud on this machine: the stack on LocalStack, a scene t
 
 localstack-down: dev ## end what `make localstack` started
 	@$(BIN)/python localstack/scene.py down
+
+package: dev ## what the functions' image holds, by size, checked against Lambda's limits: build/package
+	@$(BIN)/python infra/package.py
 
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,8 @@ def granted(
         for resource in as_list(statement["Resource"])
         for pattern in filled(resource)
     }
+
+
+def covered(asked: tuple[str, str], may: set[tuple[str, str]]) -> bool:
+    """Whether an action on a resource is among those granted."""
+    return any(asked[0] == action and fnmatchcase(asked[1], pattern) for action, pattern in may)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pytest
 
 from aws_requests import Asked, recorded
 from demo_build import Landpatch
-from infra_templates import granted, read_resources
+from infra_templates import covered, granted, read_resources
 from lambda_context import Context
 from landpatch.catalog.compaction import compact
 from landpatch.catalog.names import SceneId
@@ -515,10 +514,6 @@ def test_functions_ask_for_what_their_roles_grant_and_for_all_of_it(
     for role, needed in asked.items():
         may = granted(resources, role, names, GRANTED_FOR_LAMBDA)
         assert needed, role
-        assert not [one for one in needed if not _covered(one, may)], role
-        used = {one for one in may if any(_covered(ask, {one}) for ask in needed)}
+        assert not [one for one in needed if not covered(one, may)], role
+        used = {one for one in may if any(covered(ask, {one}) for ask in needed)}
         assert {action for action, _ in may - used} <= SELDOM, (role, may - used)
-
-
-def _covered(asked: tuple[str, str], may: set[tuple[str, str]]) -> bool:
-    return any(asked[0] == action and fnmatchcase(asked[1], pattern) for action, pattern in may)
