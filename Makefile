@@ -5,7 +5,7 @@ BIN := .venv/bin
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve browser localstack localstack-down test lint format bench oracle lock clean runtime dev
+.PHONY: help demo serve browser localstack localstack-down package test lint format bench oracle lock clean runtime dev
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile
@@ -27,10 +27,13 @@ localstack: dev ## the cloud on this machine: the stack on LocalStack, a scene t
 localstack-down: dev ## end what `make localstack` started
 	@$(BIN)/python localstack/scene.py down
 
+package: dev ## what the functions' image holds, by size, checked against Lambda's limits: build/package
+	@$(BIN)/python infra/package.py
+
 # Tests use no network: what they need of STAC Browser is built before. Where it cannot be, they say so themselves.
 test: lint ## lint, types and all tests
 	-@requirements/components
-	-@[ -z "$$CI" ] || requirements/separate localstack
+	-@[ -z "$$CI" ] || for name in localstack sam checkov; do requirements/separate $$name; done
 	@$(BIN)/python -m compileall -q catalog functions
 	-$(BIN)/landpatch browser >/dev/null
 	$(BIN)/pytest --numprocesses=auto --dist=loadfile --durations=15
@@ -62,6 +65,8 @@ lock: dev ## write requirements/*.txt anew from pyproject.toml
 	$(COMPILE) $(UPGRADE) --group oracle -o requirements/oracle.txt
 	$(COMPILE) $(UPGRADE) --group pgstac -o requirements/pgstac.txt
 	$(COMPILE) $(UPGRADE) --group localstack -o requirements/localstack.txt
+	$(COMPILE) $(UPGRADE) --group sam -o requirements/sam.txt
+	$(COMPILE) $(UPGRADE) --group checkov -o requirements/checkov.txt
 	echo uv | $(COMPILE) $(UPGRADE) - -o requirements/uv.txt
 
 clean: ## remove .venv, demo/ and every cache

@@ -16,14 +16,16 @@ import boto3
 import orjson
 import pytest
 
+from aws_requests import Asked, recorded
 from demo_build import Landpatch
+from infra_templates import covered, granted, read_resources
 from lambda_context import Context
 from landpatch.catalog.compaction import compact
 from landpatch.catalog.names import SceneId
 from landpatch.catalog.store import Dataset, Storage
 from landpatch.functions.blocks import BlockFailed, BlockInvalid, BlockOutOfTime
 from landpatch.functions.engines.aws import Plan, StateMachine
-from landpatch.functions.handlers import index, plan, tile
+from landpatch.functions.handlers import api, index, plan, tile
 from landpatch.functions.jobs import Block, Ledger, State
 from s3_server import serve_s3
 from small_scenes import SCENE, SmallRadar, SmallScene
@@ -66,7 +68,7 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
     with serve_s3(monkeypatch, BUCKET) as s3:
         role = "arn:aws:iam::123456789012:role/any"
         machine = boto3.client("stepfunctions").create_state_machine(
-            name="landpatch",
+            name="landpatch-blocks",
             definition='{"StartAt": "Map", "States": {"Map": {"Type": "Pass", "End": true}}}',
             roleArn=role,
         )["stateMachineArn"]
@@ -260,15 +262,20 @@ def test_sentinel_1_may_come_after_sentinel_2(cloud: Cloud, scenes: Path) -> Non
     assert carry_out(name)["patches"] == 4
 
 
-def test_a_new_scene_waits_for_sentinel_1(cloud: Cloud, scenes: Path, tmp_path: Path) -> None:
+def write_new_scenes(scenes: Path, folder: Path) -> None:
+    """The pair of scenes, sensed just now."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     for kind in ("s2", "s1"):
-        (tmp_path / kind).mkdir()
+        (folder / kind).mkdir()
         for file in (scenes / kind).iterdir():
-            (tmp_path / kind / file.name).write_bytes(file.read_bytes())
-        item = json.loads((tmp_path / kind / "item.json").read_text())
+            (folder / kind / file.name).write_bytes(file.read_bytes())
+        item = json.loads((folder / kind / "item.json").read_text())
         item["properties"]["datetime"] = now
-        (tmp_path / kind / "item.json").write_text(json.dumps(item))
+        (folder / kind / "item.json").write_text(json.dumps(item))
+
+
+def test_a_new_scene_waits_for_sentinel_1(cloud: Cloud, scenes: Path, tmp_path: Path) -> None:
+    write_new_scenes(scenes, tmp_path)
     waiting = plan.handler({"scenes": cloud.put(tmp_path / "s2", "scenes/s2")}, Context())
     assert (waiting["waiting"], waiting["executions"]) == ([f"small-{SCENE}"], [])
     assert plan.handler({"waiting": True}, Context())["waiting"] == [f"small-{SCENE}"]
@@ -441,3 +448,72 @@ def test_what_functions_cannot_read_is_refused_before_anything_is_written(
     found = json.loads(landpatch(*command, "--to", DATASET, "--estimate", "--json").stdout)
     assert found["patches"] == 8281
     assert Storage.open(DATASET).list() == []
+
+
+GRANTED_FOR_LAMBDA = frozenset({"Logs", "Traces", "Arrivals"})
+"""Statements for what Lambda itself does: it writes logs and traces, and takes messages from the queue."""
+SELDOM = {"s3:AbortMultipartUpload", "s3:ListBucket"}
+"""The first is asked for where a large upload breaks off midway; without the second S3 says 403 instead of 404."""
+
+
+def test_functions_ask_for_what_their_roles_grant_and_for_all_of_it(
+    cloud: Cloud, scenes: Path, tmp_path: Path
+) -> None:
+    """A scene that waits for its Sentinel-1, the same twice, its blocks, the catalogue, a search."""
+    write_new_scenes(scenes, tmp_path)
+    cloud.put(tmp_path / "s2", "inbox/s2")
+    asked: dict[str, Asked] = {role: set() for role in ("PlanRole", "TileRole", "IndexRole", "ApiRole")}
+
+    with recorded(asked["PlanRole"]):
+        plan.handler(created("inbox/s2/item.json"), Context())
+        plan.handler({"waiting": True}, Context())
+    cloud.put(tmp_path / "s1", "sources/s1")
+    with recorded(asked["PlanRole"]):
+        plan.handler({"scenes": f"s3://{BUCKET}/sources/s1/item.json"}, Context())
+    (stopped,) = cloud.executions()
+    cloud.end(stopped)
+    with recorded(asked["PlanRole"]):
+        plan.handler(created("inbox/s2/item.json"), Context())
+    (name,) = {*cloud.executions()} - {stopped}
+    for event in blocks(name):
+        with recorded(asked["TileRole"]):
+            tile.handler(event, Context())
+    with recorded(asked["IndexRole"]):
+        index.handler({"dataset": DATASET, "plan": name}, Context())
+        index.handler({}, Context())
+    api._adapter.cache_clear()
+    with recorded(asked["ApiRole"]):
+        found = api.handler(
+            {
+                "version": "2.0",
+                "rawPath": "/search",
+                "rawQueryString": "",
+                "headers": {"host": "abcdefghij.lambda-url.eu-central-1.on.aws"},
+                "requestContext": {
+                    "http": {"method": "GET", "path": "/search", "sourceIp": "203.0.113.7"},
+                    "stage": "$default",
+                },
+            },
+            Context(),
+        )
+    api._adapter.cache_clear()
+    assert found["statusCode"] == 200
+
+    resources, bucket = read_resources("template.yaml"), f"arn:aws:s3:::{BUCKET}"
+    names = {
+        "AWS::Partition": "aws",
+        "AWS::Region": "eu-central-1",
+        "AWS::AccountId": "123456789012",
+        "AWS::StackName": "landpatch",
+        "DatasetBucket.Arn": bucket,
+        "DatasetPrefix": "europe",
+        "InboxBucket.Arn": f"{bucket}/inbox",
+        "SourceObjects": [f"{bucket}/inbox/*", f"{bucket}/sources/*"],
+        "EventBus.Arn": "arn:aws:events:eu-central-1:123456789012:event-bus/default",
+    }
+    for role, needed in asked.items():
+        may = granted(resources, role, names, GRANTED_FOR_LAMBDA)
+        assert needed, role
+        assert not [one for one in needed if not covered(one, may)], role
+        used = {one for one in may if any(covered(ask, {one}) for ask in needed)}
+        assert {action for action, _ in may - used} <= SELDOM, (role, may - used)

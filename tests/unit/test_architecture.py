@@ -86,6 +86,22 @@ def test_the_tile_worker_starts_without_what_it_never_uses() -> None:
     assert not loaded & {"geopandas", "pandas", "xarray", "odc.stac", "rich", "pystac"}
 
 
+@pytest.mark.parametrize(
+    ("handler", "absent"),
+    [
+        ("plan", {"pyogrio", "duckdb", "fastapi"}),
+        ("tile", {"pyogrio", "duckdb", "fastapi", "requests"}),
+        ("index", {"pyogrio", "duckdb", "fastapi", "requests", "numba", "rasterio", "isal"}),
+        ("api", {"pyogrio", "numba", "rasterio", "isal", "boto3", "pyproj", "jsonschema_rs"}),
+    ],
+)
+def test_a_function_starts_without_what_it_does_not_need_at_once(handler: str, absent: set[str]) -> None:
+    """How long the rest takes: tests/benchmarks/import_time.py."""
+    loaded = _loaded_by(f"import landpatch.functions.handlers.{handler}")
+    assert f"landpatch.functions.handlers.{handler}" in loaded
+    assert not loaded & (absent | {"geopandas", "pandas", "xarray", "odc.stac", "rich", "pystac", "matplotlib"})
+
+
 def test_tests_cannot_leave_this_machine() -> None:
     """The guard of conftest.py. A broadcast address: the kernel itself refuses it, should the guard fail."""
     for family, host in ((socket.AF_INET, "255.255.255.255"), (socket.AF_INET6, "ff02::1")):

@@ -16,7 +16,7 @@ def test_a_sum_done_by_hand() -> None:
     used = Usage(2, 60, 100, Traffic(reads=1000, writes=40000, lists=100, bytes_written=10**9))
     one = cost(used, 8000, "us-west-2")
     assert one.compute == pytest.approx(100 * 0.0000166667 + 2 * 0.0000002)
-    assert one.requests == pytest.approx(40.1 * 0.005 + 1 * 0.0004 + 2 * 0.000001)
+    assert one.requests == pytest.approx(40.1 * 0.005 + 1 * 0.0004 + 2 * 0.00005)
     assert one.storage == pytest.approx(0.023)
     assert one.a_patch == pytest.approx(one.total / 8000)
 

@@ -1,8 +1,9 @@
 """What blocks have cost, by what their ledger entries say they used, and what a build will cost.
 
-Prices are list prices of a region (``data/prices.csv``). Counted are Lambda's time and requests and the requests to
-the dataset's own bucket; not counted are Step Functions' standard executions and the small functions (a hundredth of
-a cent a scene), attempts that were killed before they could write what they used, and transfer out of AWS.
+Prices are list prices of a region (``data/prices.csv``). Counted are Lambda's time and requests, the requests to the
+dataset's own bucket and Step Functions' transitions of each block; not counted are the small functions and the run
+around the blocks (a hundredth of a cent a scene), attempts that were killed before they could write what they used,
+and transfer out of AWS.
 """
 
 from collections import defaultdict

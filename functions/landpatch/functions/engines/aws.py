@@ -10,15 +10,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import orjson
 
 from landpatch.catalog.errors import CloudError, InvalidParameter, MissingComponent
 from landpatch.catalog.store import NotFound, Storage
-from landpatch.functions.engines.local import Task, Watcher
 from landpatch.functions.jobs import Entry, Ledger, State
+
+if TYPE_CHECKING:  # the local engine makes pixels; the function index starts without all that this needs
+    from landpatch.functions.engines.local import Task, Watcher
 
 _POLL_SECONDS = 2.0
 
@@ -34,7 +36,7 @@ class Plan:
     blocks: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, storage: Storage, tasks: Iterable[Task]) -> Self:
+    def of(cls, storage: Storage, tasks: Iterable["Task"]) -> Self:
         """The plan of blocks: of those that nobody works on, and that are not done or INVALID."""
         ledger = Ledger(storage)
         blocks, tries = [], []
@@ -172,7 +174,9 @@ class CloudEngine:
     executions: list[Execution] = field(default_factory=list)
     remote: ClassVar[bool] = True
 
-    def run(self, storage: Storage, tasks: Sequence[Task], *, again: frozenset[State], watch: Watcher) -> list[Entry]:
+    def run(
+        self, storage: Storage, tasks: Sequence["Task"], *, again: frozenset[State], watch: "Watcher"
+    ) -> list[Entry]:
         """Start what nobody does yet and wait for all of it; the entries of the blocks that were worked on.
 
         Raises CloudError where an execution ended otherwise than by its own account.
@@ -195,7 +199,7 @@ class CloudEngine:
                 followed |= set(plan.blocks)
         return self._follow(storage, [wanted[key] for key in wanted if key in followed], watch)
 
-    def _follow(self, storage: Storage, tasks: list[Task], watch: Watcher) -> list[Entry]:
+    def _follow(self, storage: Storage, tasks: "list[Task]", watch: "Watcher") -> list[Entry]:
         ledger = Ledger(storage)
         ended: dict[str, Entry] = {}
         open_tasks, running = list(tasks), list(self.executions)
