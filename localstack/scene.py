@@ -91,9 +91,18 @@ def labels(aws: local_aws.LocalAws, world: World) -> str:
 def scene_list(stack: local_stack.LocalStack, world: World) -> dict[str, Any]:
     """The world's first scene with its Sentinel-1, their files on the LocalStack's S3."""
     optical, radars = world.scenes[0]
-    scene, *pairs = [_uploaded(stack, path) for path in (optical, *radars)]
+    scene, *pairs = [uploaded(stack, path) for path in (optical, *radars)]
     scene["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"} for pair in pairs]
     return {"type": "FeatureCollection", "features": [scene, *pairs]}
+
+
+def uploaded(stack: local_stack.LocalStack, path: Path) -> dict[str, Any]:
+    """An item, its files on the LocalStack's S3."""
+    item: dict[str, Any] = json.loads(path.read_text())
+    for asset in item["assets"].values():
+        file = path.parent / asset["href"]
+        asset["href"] = local_stack.store(stack.aws, f"scenes/{item['id']}/{file.name}", file)
+    return item
 
 
 def feed(stack: local_stack.LocalStack, listed: dict[str, Any], count: Any) -> None:
@@ -137,16 +146,10 @@ def environment(stack: local_stack.LocalStack) -> str:
     """What a shell reads in order to take this LocalStack for AWS."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in stack.environment.items()]
     folders = ":".join(str(local_aws.CHECKOUT / folder) for folder in (".venv/bin", ".venv-localstack/bin"))
-    return "\n".join([*lines, f'export PATH={shlex.quote(folders)}:"$PATH"', ""])
-
-
-def _uploaded(stack: local_stack.LocalStack, path: Path) -> dict[str, Any]:
-    """An item, its files in a bucket."""
-    item: dict[str, Any] = json.loads(path.read_text())
-    for asset in item["assets"].values():
-        file = path.parent / asset["href"]
-        asset["href"] = local_stack.store(stack.aws, f"scenes/{item['id']}/{file.name}", file)
-    return item
+    lines.append(f'export PATH={shlex.quote(folders)}:"$PATH"')
+    # Version 1 of the AWS CLI sends SQS's commands to AWS, whatever AWS_ENDPOINT_URL says.
+    lines.append('aws() { command aws --endpoint-url "$AWS_ENDPOINT_URL" "$@"; }')
+    return "\n".join([*lines, ""])
 
 
 def _memory(folder: Path) -> str:
