@@ -19,6 +19,8 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(CHECKOUT / "localstack"))
 
+import boto3  # noqa: E402
+import botocore.config  # noqa: E402
 import psutil  # noqa: E402
 
 import local_aws  # noqa: E402
@@ -137,7 +139,10 @@ def _cpu_seconds(stack: Any, function: str) -> float:
 
 def _reported(stack: Any, function: str, event: dict[str, Any]) -> tuple[float, int, float]:
     """Seconds, MB, seconds of initialisation (0: warm) of one invocation, by the line that Lambda ends it with."""
-    answer = stack.client("lambda").invoke(FunctionName=function, Payload=json.dumps(event), LogType="Tail")
+    # A block takes minutes here, and an invocation that is given up is sent again.
+    patient = botocore.config.Config(read_timeout=900, retries={"total_max_attempts": 1})
+    functions = boto3.client("lambda", config=patient)
+    answer = functions.invoke(FunctionName=function, Payload=json.dumps(event), LogType="Tail")
     assert "FunctionError" not in answer, answer["Payload"].read()
     logs = (stack.aws.folder / "lambda" / function).glob("*.log")
     newest = max(logs, key=lambda path: path.stat().st_mtime)
