@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -16,6 +15,8 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PYTHON = CHECKOUT / ".venv-localstack/bin/python"
@@ -71,26 +72,19 @@ class LocalAws:
 
     def stop(self) -> None:
         """End LocalStack and its functions."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGTERM)
-        for _ in range(100):
-            if not _lives(self.pid):
-                break
-            time.sleep(0.1)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        end(self.folder)
         if self.process:
             self.process.wait()
-        _lives(self.pid)
-        shutil.rmtree(self.folder / "tmp", ignore_errors=True)
-        (self.folder / "running.json").unlink(missing_ok=True)
 
 
 def start(folder: Path, port: int | None = None) -> LocalAws:
-    """Start LocalStack; ``folder`` is emptied. Raises LocalStackFailed."""
+    """Start LocalStack at ``port``, or at a free one where none is given or it is taken. What runs from ``folder``
+    is ended, and the folder emptied. Raises LocalStackFailed.
+    """
+    end(folder)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "tmp").mkdir(parents=True)
-    port = port or _free_port()
+    port = _free_port(port or 0)
     log = folder / "localstack.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -103,7 +97,8 @@ def start(folder: Path, port: int | None = None) -> LocalAws:
                 "FILESYSTEM_ROOT": str(folder / "tmp"),
                 "XDG_CACHE_HOME": str(folder / "tmp"),
                 "GATEWAY_LISTEN": f"127.0.0.1:{port}",
-                "LOCALSTACK_HOST": f"127.0.0.1:{port}",
+                # Its subdomains, such as those of function URLs, are this machine's too.
+                "LOCALSTACK_HOST": f"localhost:{port}",
                 "DNS_ADDRESS": "0",
                 # Nothing is sent or fetched.
                 "DISABLE_EVENTS": "1",
@@ -119,13 +114,13 @@ def start(folder: Path, port: int | None = None) -> LocalAws:
             start_new_session=True,
         )
     running = LocalAws(process.pid, f"http://127.0.0.1:{port}", folder, process)
+    (folder / "running.json").write_text(json.dumps({"pid": running.pid, "endpoint": running.endpoint}))
     deadline = time.monotonic() + START_SECONDS
     while not _healthy(running.endpoint):
         if process.poll() is not None or time.monotonic() > deadline:
             running.stop()
             raise LocalStackFailed(f"LocalStack did not start; its log ({log}) ends:\n{log.read_text()[-3000:]}")
         time.sleep(0.2)
-    (folder / "running.json").write_text(json.dumps({"pid": running.pid, "endpoint": running.endpoint}))
     return running
 
 
@@ -139,9 +134,42 @@ def running(folder: Path) -> LocalAws | None:
     return there if _healthy(there.endpoint) else None
 
 
-def _free_port() -> int:
+def end(folder: Path) -> int:
+    """End all that runs from a folder: LocalStack, and functions that it left behind where it was killed itself.
+
+    The number of processes that there were.
+    """
+    found = processes(folder)
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(found, timeout=10)
+    for process in {*alive, *processes(folder)}:  # LocalStack may have started one more meanwhile
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=10)
+    shutil.rmtree(folder / "tmp", ignore_errors=True)
+    (folder / "running.json").unlink(missing_ok=True)
+    return len(found)
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """LocalStack and its functions: all whose temporary files lie in the folder."""
+    tmp = str(folder / "tmp")
+    return [
+        process
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get("TMPDIR", "").startswith(tmp)
+    ]
+
+
+def _free_port(wanted: int) -> int:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was just given back is free
+        try:
+            listener.bind(("127.0.0.1", wanted))
+        except OSError:
+            listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
@@ -152,13 +180,3 @@ def _healthy(endpoint: str) -> bool:
             return bool(response.status == 200)
     except OSError:
         return False
-
-
-def _lives(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):  # not ours: started by an earlier command
-        os.waitpid(pid, os.WNOHANG)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

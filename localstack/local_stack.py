@@ -4,15 +4,17 @@ LocalStack's functions cannot be container images: a package with a file INTERPR
 (process_executor.py), which has the functions run in the checkout's .venv, from the checkout itself.
 """
 
+import contextlib
 import io
 import os
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-
-from botocore.exceptions import WaiterError
 
 from local_aws import CHECKOUT, PYTHON, LocalAws
 
@@ -57,10 +59,13 @@ class LocalStack:
         return self.aws.pids(function)
 
 
-def deploy(aws: LocalAws, parameters: dict[str, str] | None = None) -> LocalStack:
-    """Make the stack. Raises DeploymentFailed."""
-    s3 = aws.client("s3")
-    s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+def deploy(
+    aws: LocalAws,
+    parameters: dict[str, str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LocalStack:
+    """Make the stack; ``progress(done, total)`` counts resources. Raises DeploymentFailed."""
+    s3 = _with_bucket(aws)
     s3.put_object(Bucket=ARTIFACTS, Key="functions.zip", Body=_stand_in())
     given = {
         "CodeBucket": ARTIFACTS,
@@ -76,19 +81,38 @@ def deploy(aws: LocalAws, parameters: dict[str, str] | None = None) -> LocalStac
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
         Capabilities=["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     )
-    waiter = cloudformation.get_waiter("stack_create_complete")
-    waiter.config.delay, waiter.config.max_attempts = 1, 180
-    try:
-        waiter.wait(StackName=NAME)
-    except WaiterError as error:
-        raise DeploymentFailed(f"{error}\n{_failures(cloudformation)}") from error
+    while (stack := _described(cloudformation))["StackStatus"] == "CREATE_IN_PROGRESS":
+        made = cloudformation.describe_stack_resources(StackName=NAME)["StackResources"]
+        if progress:
+            progress(sum(one["ResourceStatus"] == "CREATE_COMPLETE" for one in made), len(made))
+        time.sleep(0.5)
+    if stack["StackStatus"] != "CREATE_COMPLETE":
+        raise DeploymentFailed(f"{stack['StackStatus']}\n{_failures(cloudformation)}")
     return deployed(aws)
 
 
 def deployed(aws: LocalAws) -> LocalStack:
     """The stack that ``deploy`` made."""
-    (stack,) = aws.client("cloudformation").describe_stacks(StackName=NAME)["Stacks"]
+    stack = _described(aws.client("cloudformation"))
     return LocalStack(aws, {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]})
+
+
+def store(aws: LocalAws, key: str, file: Path) -> str:
+    """A file into the bucket of what the stack is given; its address."""
+    _with_bucket(aws).upload_file(str(file), ARTIFACTS, key)
+    return f"s3://{ARTIFACTS}/{key}"
+
+
+def _with_bucket(aws: LocalAws) -> Any:
+    s3 = aws.client("s3")
+    with contextlib.suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=ARTIFACTS, CreateBucketConfiguration={"LocationConstraint": s3.meta.region_name})
+    return s3
+
+
+def _described(cloudformation: Any) -> dict[str, Any]:
+    (stack,) = cloudformation.describe_stacks(StackName=NAME)["Stacks"]
+    return dict(stack)
 
 
 def _stand_in() -> bytes:

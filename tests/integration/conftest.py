@@ -32,10 +32,12 @@ def landpatch() -> Landpatch:
 def localstack(
     tmp_path_factory: pytest.TempPathFactory, component: Callable[[str, object], None]
 ) -> Iterator[local_stack.LocalStack]:
-    """infra/template.yaml, deployed; four blocks at once."""
+    """infra/template.yaml, deployed; four blocks at once, and an SNS topic that it listens to."""
     component("LocalStack (make localstack)", local_aws.PYTHON.exists())
     aws = local_aws.start(tmp_path_factory.mktemp("localstack") / "state")
     try:
-        yield local_stack.deploy(aws, {"BlocksAtOnce": "4"})
+        feed = aws.client("sns").create_topic(Name="feed")["TopicArn"]
+        given = {"FeedTopicArn": feed, "FeedRegion": local_aws.REGION, "FeedTiles": "MGRS-33UUP"}
+        yield local_stack.deploy(aws, {"BlocksAtOnce": "4", **given})
     finally:
         aws.stop()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,18 +19,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
+import local_aws
+import scene as scene_files
 from demo_build import Landpatch
 from landpatch.catalog.names import SceneId
-from landpatch.catalog.store import NotFound, Storage
+from landpatch.catalog.store import Storage
 from landpatch.functions.building import ScenePair, build
 from landpatch.functions.engines.aws import CloudEngine, StateMachine
 from landpatch.functions.jobs import Block, Entry, Ledger, State
 from landpatch.functions.sources import read_pairs
-from small_scenes import SmallRadar, SmallScene
+from small_scenes import RESOLUTIONS, SmallRadar, SmallScene, write_clc
 
 _T = TypeVar("_T")
+
+POISON = "{ this is no JSON"
 
 PATIENCE = 180.0
 """A function's cold start takes seconds, on a machine that is busy tens of seconds."""
@@ -57,6 +65,7 @@ class Stack:
         self.radar = self.with_files(folder / "radar", "radar")
         ring = [[10.0, 47.0], [16.0, 47.0], [16.0, 50.0], [10.0, 50.0], [10.0, 47.0]]
         self.radar["geometry"] = {"type": "Polygon", "coordinates": [ring]}
+        self.feed = deployed.client("sns").create_topic(Name="feed")["TopicArn"]  # that there is
         self.events = self.sqs.create_queue(QueueName="published")["QueueUrl"]
         bus, name = deployed.client("events"), self.outputs["EventBusName"]
         bus.put_rule(Name="published", EventBusName=name, EventPattern='{"source": ["landpatch"]}')
@@ -78,11 +87,11 @@ class Stack:
             asset["href"] = f"s3://{self.bucket}/pixels/{prefix}/{asset['href'].removeprefix('./')}"
         return item
 
-    def scene(self, number: int) -> dict[str, Any]:
+    def scene(self, number: int, driver: str = "GTiff") -> dict[str, Any]:
         """A scene of one patch, sensed in second ``number`` of its minute."""
         scene = f"S2A_MSIL2A_20170613T1010{number:02d}_N0205_R022_T33UUP"
-        small = SmallScene(nx=1, ny=1, seed=number, scene=scene)
-        small.write(self.folder / scene)
+        small = SmallScene(nx=1, ny=1, seed=number, scene=scene, properties={"grid:code": "MGRS-33UUP"})
+        small.write(self.folder / scene, driver)
         return self.with_files(self.folder / scene, scene)
 
     def scene_list(self, *items: dict[str, Any]) -> dict[str, Any]:
@@ -132,6 +141,10 @@ class Stack:
                 self.sqs.delete_message(QueueUrl=self.events, ReceiptHandle=message["ReceiptHandle"])
         return sorted(found)
 
+    def said_by_plan(self) -> str:
+        log: str = self.deployed.logs(self.outputs["PlanFunctionName"])
+        return log
+
     def waiting(self, queue: str) -> int:
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.sqs.get_queue_attributes(QueueUrl=self.outputs[queue], AttributeNames=names)["Attributes"]
@@ -172,9 +185,9 @@ class _Origin(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        if self.server.refuses(self):
-            text = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-            self.reply(503, text, {"Content-Type": "application/xml"})
+        if (refusal := self.server.refusal(self)) is not None:
+            status, code = refusal
+            self.reply(status, f"<Error><Code>{code}</Code></Error>".encode(), {"Content-Type": "application/xml"})
             return
         headers = {name: value for name, value in self.headers.items() if name.lower() not in ("host", "connection")}
         request = urllib.request.Request(self.server.endpoint + self.path, body or None, headers, method=self.command)
@@ -203,27 +216,39 @@ class _Origin(BaseHTTPRequestHandler):
 
 
 class Door(ThreadingHTTPServer):
-    """S3 as a function sees it on a bad day: every other request is refused, or one file is not answered at all."""
+    """S3 as a function sees it on a bad day: every other request is refused, or one band is not answered at all, or
+    is not there.
+    """
 
     daemon_threads = True
 
     def __init__(self, endpoint: str) -> None:
         super().__init__(("127.0.0.1", 0), _Origin)
         self.endpoint, self.address = endpoint, f"http://127.0.0.1:{self.server_port}"
-        self.slow_until, self.refused, self.asked = 0.0, 0, 0
-        self.held, self.open = threading.Event(), threading.Event()
+        self.to_refuse = 0
+        """Of each kind of request: a scene's pixels, which GDAL reads; all that goes through Storage."""
+        self.refused, self.asked = Counter[str](), Counter[str]()
+        self.gone = False
+        self.counting, self.held, self.open = threading.Lock(), threading.Event(), threading.Event()
         self.open.set()
 
-    def refuses(self, request: _Origin) -> bool:
+    def refusal(self, request: _Origin) -> tuple[int, str] | None:
         if request.path.endswith("B02.tif"):
             if not self.open.is_set():
                 self.held.set()
             self.open.wait()
-        self.asked += 1
-        if time.monotonic() < self.slow_until and self.asked % 2:
-            self.refused += 1
-            return True
-        return False
+            if self.gone:
+                return 404, "NoSuchKey"
+        with self.counting:
+            kind = "pixels" if "/pixels/" in request.path else "storage"
+            self.asked[kind] += 1
+            if self.refused[kind] < self.to_refuse and self.asked[kind] % 2:
+                self.refused[kind] += 1
+                return 503, "SlowDown"
+        return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing: functions are killed here while they are answered."""
 
 
 @pytest.fixture
@@ -265,40 +290,64 @@ def test_a_scene_list_put_into_the_inbox_becomes_the_dataset_of_the_local_engine
 
 
 def test_a_feed_s_message_before_that_of_its_sentinel_1_scene(stack: Stack) -> None:
-    """Events out of order: the message waits in the queue until what it needs is there."""
-    item = stack.scene(1)
-    notification = {"Type": "Notification", "MessageId": "1", "TopicArn": "arn", "Message": json.dumps(item)}
-    stack.send(json.dumps(notification))
-    time.sleep(3)
+    """Events out of order: the message comes again until what it needs is there. Those of other tiles do not come."""
+    sns, item, elsewhere = stack.deployed.client("sns"), stack.scene(1), stack.scene(10)
+    elsewhere["properties"]["grid:code"] = "MGRS-32TMS"
+    for one in (elsewhere, item):
+        sns.publish(TopicArn=stack.feed, Message=json.dumps(one))
+    until("it is refused", lambda: "no Sentinel-2 scene comes with a Sentinel-1" in stack.said_by_plan())
     assert stack.entry(item).state is State.PENDING
+    assert stack.executions("RUNNING") == []
     stack.put("radar.json", stack.radar)
     assert stack.done(item).kept == 1
     assert f"{stack.entry(item).scene}_10_11" in stack.ids()
+    planned = [one["id"].removeprefix("small-") in stack.said_by_plan() for one in (item, elsewhere)]
+    assert planned == [True, False]
+
+
+def test_a_product_that_the_topic_of_sentinel_s2_l2a_announces(stack: Stack) -> None:
+    """Its JPEG 2000 files lie where its message says, in a bucket of that name."""
+    item = stack.scene(11, "JP2OpenJPEG")
+    scene = item["id"].removeprefix("small-")
+    stack.s3.create_bucket(
+        Bucket="sentinel-s2-l2a", CreateBucketConfiguration={"LocationConstraint": stack.s3.meta.region_name}
+    )
+    for name, resolution in {**RESOLUTIONS, "SCL": 20}.items():
+        key = f"tiles/33/U/UP/2017/6/13/11/R{resolution}m/{name}.jp2"
+        stack.s3.upload_file(str(stack.folder / scene / f"{name}.jp2"), "sentinel-s2-l2a", key)
+    sns = stack.deployed.client("sns")
+    topic = sns.create_topic(Name="SentinelS2L2A")["TopicArn"]
+    queue = stack.sqs.get_queue_attributes(QueueUrl=stack.outputs["ArrivalsQueueUrl"], AttributeNames=["QueueArn"])[
+        "Attributes"
+    ]["QueueArn"]
+    sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=queue)
+    tile = {"path": "tiles/33/U/UP/2017/6/13/11", "timestamp": "2017-06-13T10:10:11Z"}
+    product = {"name": f"{scene}_20170613T101608", "tiles": [tile]}
+    sns.publish(TopicArn=topic, Message=json.dumps(product))
+    assert stack.done(item).kept == 1
+    assert f"{scene}_10_11" in stack.ids()
 
 
 def test_one_poison_message_among_ten(stack: Stack) -> None:
+    """The nine are done; the one comes five times, and the last test looks where it ends."""
     items = [stack.scene(number) for number in (2, 3, 4)]
     bodies = [json.dumps(stack.scene_list(item)["features"][0] | {"links": []}) for item in items] * 3
-    stack.send(*bodies[:4], "{ this is no JSON", *bodies[4:])
+    stack.send(*bodies[:4], POISON, *bodies[4:])
     assert [stack.done(item).attempt for item in items] == [1, 1, 1]
-    until("the poison is in the dead-letter queue", lambda: stack.waiting("DeadLetterQueueUrl") == 1)
-    assert stack.waiting("ArrivalsQueueUrl") == 0
 
 
-def test_a_block_that_fails_twice_and_then_succeeds(stack: Stack) -> None:
+def test_a_block_that_fails_twice_and_then_succeeds(stack: Stack, door: Door) -> None:
     item = stack.scene(5)
-    key = item["assets"]["blue"]["href"].removeprefix(f"s3://{stack.bucket}/")
-    document = stack.scene_list(item)
-    body = stack.s3.get_object(Bucket=stack.bucket, Key=key)["Body"].read()
-    plan_reads_it = stack.scene_list(item)
-    stack.put("fails.json", plan_reads_it)
-    until("it is planned", lambda: stack.ledger.job(SceneId.parse(item["id"].removeprefix("small-"))))
-    stack.s3.delete_object(Bucket=stack.bucket, Key=key)
-    entry = stack.entry(document["features"][0])
-    if entry.state is not State.SUCCEEDED:
+    door.gone = True
+    with stack.tile_with(Environment={"AWS_ENDPOINT_URL": door.address}):
+        stack.put("fails.json", stack.scene_list(item))
         until("it fails twice", lambda: (e := stack.entry(item)).state is State.FAILED and e.attempt >= 2)
-    stack.s3.put_object(Bucket=stack.bucket, Key=key, Body=body)
-    assert stack.done(item).attempt >= 3
+        assert "B02.tif" in str(stack.entry(item).error)
+        door.gone = False
+        entry = stack.done(item)
+    assert entry.attempt == entry.usage.attempts >= 3
+    assert entry.kept == 1
+    assert f"{entry.scene}_10_11" in stack.ids()
 
 
 def test_a_function_that_is_killed_in_the_middle_of_a_block(stack: Stack, door: Door) -> None:
@@ -308,9 +357,9 @@ def test_a_function_that_is_killed_in_the_middle_of_a_block(stack: Stack, door: 
         stack.put("killed.json", stack.scene_list(item))
         until("the function reads", door.held.is_set)
         assert stack.entry(item).state is State.PROCESSING
-        door.open.set()
         for pid in stack.deployed.pids(stack.outputs["TileFunctionName"]):
             os.kill(pid, signal.SIGKILL)
+        door.open.set()
         assert stack.done(item).attempt == 2
         assert f"{stack.entry(item).scene}_10_11" in stack.ids()
 
@@ -330,11 +379,14 @@ def test_a_function_that_does_not_end_in_time(stack: Stack, door: Door) -> None:
 def test_an_s3_that_says_slow_down_for_a_while(stack: Stack, door: Door) -> None:
     item = stack.scene(8)
     with stack.tile_with(Environment={"AWS_ENDPOINT_URL": door.address}):
-        door.slow_until = time.monotonic() + 20
+        door.to_refuse = 4
         stack.put("refused.json", stack.scene_list(item))
-        assert stack.done(item).kept == 1
-        assert door.refused > 0
+        entry = stack.done(item)
         stack.quiet()
+    assert door.refused == {"pixels": 4, "storage": 4}
+    # Storage and GDAL ask again: a block that gave up would have been started again.
+    assert (entry.attempt, entry.kept) == (1, 1)
+    assert f"{entry.scene}_10_11" in stack.ids()
 
 
 def test_twenty_scenes_through_the_map_four_at_a_time(stack: Stack, tmp_path: Path) -> None:
@@ -348,6 +400,8 @@ def test_twenty_scenes_through_the_map_four_at_a_time(stack: Stack, tmp_path: Pa
     begun = time.monotonic()
     result = build(pairs, stack.dataset, labels=None, engine=engine)
     seconds = time.monotonic() - begun
+    # A function that is busy gets no second block: as many processes as there were blocks at once.
+    assert 2 <= len(stack.deployed.pids(stack.outputs["TileFunctionName"])) <= 4
     assert result.kept == 20
     assert result.unfinished == []
     assert told[-1] == (20, 20)
@@ -356,7 +410,7 @@ def test_twenty_scenes_through_the_map_four_at_a_time(stack: Stack, tmp_path: Pa
     assert len(ids) == len(set(ids))
     assert {f"{entry.scene}_10_11" for entry in result.entries} <= set(ids)
     assert set(stack.announced()) >= {entry.scene for entry in result.entries}
-    print(f"20 scenes in {seconds:.0f} s, four functions at a time")
+    print(f"20 scenes in {seconds:.0f} s, {1200 / seconds:.0f} a minute, four functions at a time")
 
 
 def test_the_terminal_may_go_and_come_again(stack: Stack, door: Door, tmp_path: Path) -> None:
@@ -397,12 +451,102 @@ def test_what_a_failed_block_wrote_into_the_log_is_shown(stack: Stack, landpatch
     assert cost["total"] > cost["requests"] > 0
 
 
+@pytest.fixture(scope="module")
+def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """docs/aws.md, word for word as far as it is not about AWS alone: the folder where it was done, and what was
+    said. Before the teardown the dataset is copied, and built beside by the local engine. On the real scene 33UUP,
+    where that is.
+    """
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("infra", ".venv", ".venv-localstack"):
+        (folder / name).symlink_to(local_aws.CHECKOUT / name)
+    polygons = folder / "U2018_CLC2018_V2020_20u1.gpkg"
+    real = Path(os.environ.get("LANDPATCH_SHARED", local_aws.CHECKOUT.parent / "shared")) / "data/scene-33uup"
+    if real.is_dir():
+        shutil.copyfile(real / "clc2018_26_57.gpkg", polygons)
+        optical, radar = (next(real.glob(f"{mission}*/*.json")) for mission in ("S2A_", "S1B_"))
+    else:
+        write_clc(polygons, [(300000, 5300000, 400000, 5400000, "312")])
+        optical, radar = (
+            stack.folder / "S2A_MSIL2A_20170613T101000_N0205_R022_T33UUP/item.json",
+            stack.folder / "radar/item.json",
+        )
+    scene, pair = (scene_files.uploaded(stack.deployed, path) for path in (optical, radar))
+    scene["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"}]
+    made = folder / ".cache/localstack"
+    made.mkdir(parents=True)
+    (made / "scenes.json").write_text(json.dumps({"type": "FeatureCollection", "features": [scene, pair]}))
+    (made / "environment").write_text(scene_files.environment(stack.deployed))
+
+    marked = re.findall(r"^```bash ?(\w*)\n(.*?)^```$", (local_aws.CHECKOUT / "docs/aws.md").read_text(), re.M | re.S)
+    assert [where for where, _ in marked].count("aws") == 4
+    blocks = [block for where, block in marked if where != "aws"]
+    (teardown,) = (number for number, block in enumerate(blocks) if "delete-stack" in block)
+    beside = "aws s3 cp --quiet --recursive $dataset cloud\n"
+    beside += "landpatch build scenes.json --labels $labels --to local\naws s3 ls > buckets-before\n"
+    script = "\n".join(
+        ["set -euo pipefail", *blocks[:teardown], beside, *blocks[teardown:], "aws s3 ls > buckets-after"]
+    )
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=folder, capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_what_docs_aws_says_from_nothing_to_the_teardown(stack: Stack, followed: tuple[Path, str]) -> None:
+    folder, said = followed
+    assert re.search(r"1 patches; dropped: .*blocks: SUCCEEDED 1", said)
+    assert re.search(r"^33UUP +1 +1 ", said, re.M)  # what it has cost
+    assert '"collections"' in said
+    before, after = ((folder / f"buckets-{when}").read_text() for when in ("before", "after"))
+    assert "trial-" in before
+    assert "my-artifacts" in before
+    assert "trial-" not in after
+    assert "my-artifacts" not in after
+    stacks = stack.deployed.client("cloudformation").list_stacks(StackStatusFilter=["CREATE_COMPLETE"])
+    assert [one["StackName"] for one in stacks["StackSummaries"]] == ["landpatch"]
+
+
+def test_a_real_scene_with_labels_becomes_the_dataset_of_the_local_engine(
+    shared_data: Path, followed: tuple[Path, str]
+) -> None:
+    cloud, local = (
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (followed[0] / "cloud", followed[0] / "local")
+    )
+    assert any(
+        path.endswith("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP_26_57_reference_map.tif") for path in cloud
+    )
+    for files in (cloud, local):
+        for path in [path for path in files if path.startswith("jobs/")]:  # who did it, and when
+            del files[path]
+    assert sorted(cloud) == sorted(local)
+    assert [path for path in cloud if cloud[path] != local[path]] == []
+
+
 def test_nothing_was_left_behind(stack: Stack) -> None:
     """After all of the above: nothing lost, nothing twice, nobody PROCESSING."""
     ids = stack.ids()
     entries = list(stack.ledger.entries())
     assert {entry.state for entry in entries} == {State.SUCCEEDED}
     assert len(ids) == len(set(ids)) == len(entries)
-    with pytest.raises(NotFound):
-        stack.storage.get("arrivals/waiting/none.json")
-    assert stack.storage.list("arrivals/waiting") == []
+    assert stack.storage.list("arrivals/waiting") == stack.storage.list("arrivals/refused") == []
+    until("the poison is in the dead-letter queue", lambda: stack.waiting("DeadLetterQueueUrl") == 1)
+    assert stack.waiting("ArrivalsQueueUrl") == 0
+    (dead,) = stack.sqs.receive_message(QueueUrl=stack.outputs["DeadLetterQueueUrl"])["Messages"]
+    assert dead["Body"] == POISON
+    assert {execution["status"] for execution in stack.executions()} == {"SUCCEEDED"}
+
+
+def test_nothing_outlives_a_localstack_that_was_killed(stack: Stack) -> None:
+    """Last of all: it ends the LocalStack of the session."""
+    aws = stack.deployed.aws
+    functions = [psutil.Process(pid) for pid in stack.deployed.pids(stack.outputs["PlanFunctionName"])]
+    assert functions
+    os.kill(aws.pid, signal.SIGKILL)
+    assert local_aws.end(aws.folder) > len(functions)
+    assert not any(function.is_running() for function in functions)
+    assert local_aws.processes(aws.folder) == []
+    assert local_aws.running(aws.folder) is None
+    assert sorted(path.name for path in aws.folder.iterdir()) == ["lambda", "localstack.log", "packaged.yaml"]

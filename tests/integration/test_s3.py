@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rasterio
 
 from demo_build import Landpatch
 from landpatch.catalog.errors import StorageError
@@ -12,6 +13,7 @@ from landpatch.catalog.selection import Question
 from landpatch.catalog.store import Dataset, Storage
 from landpatch.catalog.subset import download
 from landpatch.catalog.transfer import Expected, Manners, Parts, Transfer
+from landpatch.functions.raster import gdal_environment, gdal_path
 from s3_server import serve_s3
 from small_dataset import Patch, write_dataset
 from small_scenes import ULX, ULY, SmallRadar, SmallScene, write_clc
@@ -112,3 +114,13 @@ def test_a_subset_from_s3_and_a_part_that_goes_on(tmp_path: Path, s3: object) ->
         assert transfer.received == received
         assert target.read_bytes() == dataset.storage.get(patches[0])
         transfer.close()
+
+
+def test_a_file_that_was_replaced_at_its_address_is_read_anew(tmp_path: Path, s3: object) -> None:
+    """A function's process lives for hours, and GDAL would keep what it has read."""
+    for seed in (1, 2):
+        scene = SmallScene(seed=seed)
+        scene.write(tmp_path / "s2")
+        upload(s3, tmp_path / "s2", "scenes/s2")
+        with gdal_environment(), rasterio.open(gdal_path(f"s3://{BUCKET}/scenes/s2/B02.tif")) as source:
+            assert source.read(1).tobytes() == scene.bands["B02"].tobytes()

@@ -33,6 +33,8 @@ _GDAL_OPTIONS: dict[str, str | int | bool] = {
     "GDAL_HTTP_VERSION": "2",
     "GDAL_HTTP_MAX_RETRY": 5,
     "GDAL_HTTP_RETRY_DELAY": 1,
+    # A warm function must not take what it read an hour ago for what lies at an address now.
+    "CPL_VSIL_CURL_NON_CACHED": "/vsis3/:/vsicurl/",
 }
 
 
