@@ -56,6 +56,8 @@ def test_a_second_run_changes_nothing(demo: Path) -> None:
     before = state()
     run_landpatch("demo", "--to", demo)
     assert state() == before
+    assert "nothing to try again" in run_landpatch("retry", demo / "dataset").stderr
+    assert state() == before
 
 
 def test_the_readme_s_queries_run(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -468,6 +468,7 @@ def retry(
     """Try blocks again that did not succeed, with the inputs and parameters recorded for them."""
     from landpatch.catalog.names import parse_tile
     from landpatch.functions.building import rebuild
+    from landpatch.functions.console import say
     from landpatch.functions.jobs import State
 
     chosen = [State(state) for state in states] or [State.FAILED, State.ABORTED]
@@ -475,6 +476,9 @@ def retry(
     with _engine(engine, state_machine, follow, workers=workers, lmdb=lmdb) as work:
         result = rebuild(dataset, states=chosen, tile=only, **work)
     _finish_lmdb(dataset, lmdb)
+    if not result.entries and not as_json:
+        say(f"{dataset}: no block{f' of tile {only}' if only else ''} is {' or '.join(chosen)}: nothing to try again")
+        return
     _tell(result, dataset, as_json)
 
 
