@@ -1,5 +1,6 @@
 """What is made once for all tests: the demo world, and the stack on LocalStack. And the command line."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -26,6 +27,16 @@ def demo_world(tmp_path_factory: pytest.TempPathFactory) -> DemoWorld:
 @pytest.fixture(scope="session")
 def landpatch() -> Landpatch:
     return run_landpatch
+
+
+@pytest.fixture(scope="module")
+def event_loop() -> Iterator[None]:
+    """Handlers of the API run in the thread's event loop, which in AWS Lambda nobody closes."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 @pytest.fixture(scope="session")

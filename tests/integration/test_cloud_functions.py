@@ -457,7 +457,7 @@ SELDOM = {"s3:AbortMultipartUpload", "s3:ListBucket"}
 
 
 def test_functions_ask_for_what_their_roles_grant_and_for_all_of_it(
-    cloud: Cloud, scenes: Path, tmp_path: Path
+    event_loop: None, cloud: Cloud, scenes: Path, tmp_path: Path
 ) -> None:
     """A scene that waits for its Sentinel-1, the same twice, its blocks, the catalogue, a search."""
     write_new_scenes(scenes, tmp_path)

@@ -27,7 +27,7 @@ LIMIT = 6_291_556
 
 
 @pytest.fixture(scope="module")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def datasets(event_loop: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     local = tmp_path_factory.mktemp("lambda")
     write_catalogue(local, made_up(COUNT))
     with pytest.MonkeyPatch.context() as patch, serve_s3(patch, "catalogue"):
