@@ -52,7 +52,7 @@ def up() -> None:
             given = {"Labels": labels(aws, world), "BlockRows": BLOCK_ROWS, "BlocksAtOnce": str(os.cpu_count())}
             stack = local_stack.deploy(aws, given, count)
         os.environ.update(stack.environment)
-        listed = scene_list(stack, world)
+        listed = scene_list(stack, world.scenes[0])
         (FOLDER / "scenes.json").write_text(json.dumps(listed))
         with told("A scene goes from the inbox into the catalogue"), counting("Blocks") as count:
             feed(stack, listed, count)
@@ -88,15 +88,17 @@ def labels(aws: local_aws.LocalAws, world: World) -> str:
     return local_stack.store(aws, "labels/clc2018_demo.parquet", target)
 
 
-def scene_list(stack: local_stack.LocalStack, world: World) -> dict[str, Any]:
-    """The world's first scene with its Sentinel-1, their files on the LocalStack's S3."""
-    optical, radars = world.scenes[0]
-    scene, *pairs = [uploaded(stack, path) for path in (optical, *radars)]
-    scene["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"} for pair in pairs]
-    return {"type": "FeatureCollection", "features": [scene, *pairs]}
+def scene_list(stack: local_stack.LocalStack, *scenes: tuple[Path, list[Path]]) -> dict[str, Any]:
+    """Sentinel-2 items, each with its Sentinel-1 items, their files on the LocalStack's S3."""
+    features = []
+    for optical, radars in scenes:
+        scene, *pairs = [_uploaded(stack, path) for path in (optical, *radars)]
+        scene["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"} for pair in pairs]
+        features += [scene, *pairs]
+    return {"type": "FeatureCollection", "features": features}
 
 
-def uploaded(stack: local_stack.LocalStack, path: Path) -> dict[str, Any]:
+def _uploaded(stack: local_stack.LocalStack, path: Path) -> dict[str, Any]:
     """An item, its files on the LocalStack's S3."""
     item: dict[str, Any] = json.loads(path.read_text())
     for asset in item["assets"].values():

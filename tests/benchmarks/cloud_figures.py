@@ -64,13 +64,8 @@ def main() -> None:
 
 def demo_world(stack: Any, scenes: list[tuple[Path, list[Path]]], labels: str, local: Path) -> None:
     """Both scenes of the demo through the inbox, and by the local engine: the same bytes."""
-    features = []
-    for optical, radars in scenes:
-        item, *pairs = [scene.uploaded(stack, path) for path in (optical, *radars)]
-        item["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"} for pair in pairs]
-        features += [item, *pairs]
+    listed = scene.scene_list(stack, *scenes)
     begun = time.monotonic()
-    listed = {"type": "FeatureCollection", "features": features}
     scene.feed(stack, listed, lambda *_: None)
     seconds = time.monotonic() - begun
     (local.parent / "scenes.json").write_text(json.dumps(listed))
@@ -109,10 +104,9 @@ def full_block(stack: Any) -> dict[str, str]:
     record = json.loads((CACHE / "tile-33UUP/tile.json").read_text())
     folder, dataset = CACHE / "tile-33UUP", f"s3://{stack.outputs['DatasetBucket']}/full"
     labels = local_stack.store(stack.aws, "full.parquet", folder / record["labels"])
-    optical, radar = (scene.uploaded(stack, folder / record[name]) for name in ("optical", "radar"))
-    (Path(stack.aws.folder) / "full.json").write_text(json.dumps({"type": "FeatureCollection", "features": [
-        {**optical, "links": [{"rel": "landpatch:pair", "href": f"#{radar['id']}"}]}, radar]}))  # fmt: skip
-    pairs = [ScenePair(*pair) for pair in read_pairs([str(Path(stack.aws.folder) / "full.json")])]
+    scenes = Path(stack.aws.folder) / "full.json"
+    scenes.write_text(json.dumps(scene.scene_list(stack, (folder / record["optical"], [folder / record["radar"]]))))
+    pairs = [ScenePair(*pair) for pair in read_pairs([str(scenes)])]
     _, (job,) = record_jobs(
         pairs, dataset, labels=labels, parameters=None, collection="full", block_rows=ROWS, refused={}
     )

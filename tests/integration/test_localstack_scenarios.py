@@ -471,11 +471,9 @@ def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
             stack.folder / "S2A_MSIL2A_20170613T101000_N0205_R022_T33UUP/item.json",
             stack.folder / "radar/item.json",
         )
-    scene, pair = (scene_files.uploaded(stack.deployed, path) for path in (optical, radar))
-    scene["links"] = [{"rel": "landpatch:pair", "href": f"#{pair['id']}"}]
     made = folder / ".cache/localstack"
     made.mkdir(parents=True)
-    (made / "scenes.json").write_text(json.dumps({"type": "FeatureCollection", "features": [scene, pair]}))
+    (made / "scenes.json").write_text(json.dumps(scene_files.scene_list(stack.deployed, (optical, [radar]))))
     (made / "environment").write_text(scene_files.environment(stack.deployed))
 
     marked = re.findall(r"^```bash ?(\w*)\n(.*?)^```$", (local_aws.CHECKOUT / "docs/aws.md").read_text(), re.M | re.S)
