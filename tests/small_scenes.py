@@ -191,11 +191,12 @@ def write_raster(
     driver: str = "GTiff",
     epsg: int | None = EPSG,
     nodata: float | None = None,
+    compress: str = "deflate",
 ) -> None:
     options: dict[str, Any] = (
         {"QUALITY": "100", "REVERSIBLE": "YES"}
         if driver == "JP2OpenJPEG"
-        else {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+        else {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": compress}
     )
     with rasterio.open(
         path,

@@ -8,7 +8,7 @@ x 10000, 0 = nodata), whatever the baseline.
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -26,6 +26,7 @@ from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.safe import verify_zip_member
 from landpatch.catalog.scenes import BandAsset, OpticalScene
+from landpatch.functions.geotiff_blocks import BlockReader, Part, open_blocks, restore_line
 from landpatch.functions.raster import gdal_environment, open_raster
 
 # The darkest clear pixels (0.1 percentile) tell whether 1000 was added: about 950 or more with the offset, less
@@ -51,6 +52,7 @@ class _Band:
     pixels: int
     row: int
     column: int
+    blocks: BlockReader | None
     whole: NDArray[np.uint16] | None = None
 
     def read(self, top: int, left: int, out: NDArray[Any]) -> None:
@@ -70,8 +72,26 @@ class _Band:
         if self.whole is not None:
             out[inside] = self.whole[r0:r1, c0:c1]
             return
+        if self.blocks is not None and self.blocks.dtype == out.dtype:
+            with self._decoding():
+                self.blocks.read(r0, c0, out[inside])
+            return
         window = Window(c0, r0, c1 - c0, r1 - r0)
         self._read(self.dataset, window, out[inside])
+
+    def parts(self, top: int, buffer: NDArray[np.uint16]) -> Iterator[Part]:
+        """The pixels of a strip of the tile, from row ``top`` on, as they come: block by block where the file allows
+        that, else all at once. ``buffer``, as large as the strip, is room for them where they need to be copied.
+        """
+        first_row, (height, width) = top + self.row, buffer.shape
+        inside = first_row >= 0 and self.column >= 0
+        inside = inside and first_row + height <= self.dataset.height and self.column + width <= self.dataset.width
+        if inside and self.blocks is not None and self.blocks.dtype == buffer.dtype:
+            with self._decoding():
+                yield from self.blocks.parts(first_row, self.column, height, width)
+        else:
+            self.read(top, 0, buffer)
+            yield Part(buffer, 1, 0, 0, height, width, 0, 0)
 
     def _decode(self) -> NDArray[np.uint16]:
         """The whole band, decoded on all cores.
@@ -95,14 +115,19 @@ class _Band:
         return whole
 
     def _read(self, dataset: rasterio.DatasetReader, window: Window, out: NDArray[Any]) -> None:
-        try:
-            number = self.asset.band or 1
+        number = self.asset.band or 1
+        with self._decoding():
             if np.dtype(dataset.dtypes[number - 1]).kind == "i":
                 out[...] = _unsigned(dataset.read(number, window=window), dataset.nodatavals[number - 1])
             elif out.flags.c_contiguous:
                 dataset.read(number, window=window, out=out)
             else:
                 out[...] = dataset.read(number, window=window, out_dtype=out.dtype)
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        try:
+            yield
         except (RasterioError, ValueError) as error:
             reason = error.__cause__ or error
             raise UnreadableAsset(
@@ -122,7 +147,7 @@ class OpticalReader:
         self.scene = scene
         self.grid = grid
         self._stack = ExitStack()
-        self._strips: dict[str, NDArray[np.uint16]] = {}
+        self._buffers: dict[int, NDArray[np.uint16]] = {}
         try:
             self._bands = {
                 name: self._open(name, asset, optical_bands()[name].resolution) for name, asset in scene.bands.items()
@@ -162,8 +187,9 @@ class OpticalReader:
         """
         empty = np.zeros((len(rows), TILE_PATCHES), np.int64)
         for plane, name in enumerate(asset.planes):
-            strip = self._strip(name, rows, asset.pixels)
-            _cut(strip, self.scene.offset.present, out, plane, empty)
+            buffer = self._buffer(len(rows) * asset.pixels, TILE_PATCHES * asset.pixels)
+            for part in self._bands[name].parts(rows.start * asset.pixels, buffer):
+                _cut(*part, self.scene.offset.present, out, plane, empty)
         return empty
 
     def scene_classification(self, rows: range) -> NDArray[np.uint8] | None:
@@ -229,22 +255,20 @@ class OpticalReader:
                 f"{self.grid.tile}, whose corner is ({self.grid.ulx}, {self.grid.uly})"
             )
         pixels = PATCH_METRES // resolution
-        band = _Band(name, asset, dataset, pixels, int(row), int(column))
+        band = _Band(name, asset, dataset, pixels, int(row), int(column), open_blocks(dataset, number))
         size = TILE_PATCHES * pixels
         if band.row >= dataset.height or band.column >= dataset.width or min(band.row, band.column) <= -size:
             raise InvalidScene(f"{what}: it lies outside tile {self.grid.tile}")
         return band
 
-    def _strip(self, name: str, rows: range, pixels: int) -> NDArray[np.uint16]:
-        band = self._bands[name]
-        # One buffer a band size, used again for every strip: fresh pages cost half of the cutting.
-        key = f"{pixels}"
-        shape = (len(rows) * pixels, TILE_PATCHES * pixels)
-        if key not in self._strips or self._strips[key].shape[0] < shape[0]:
-            self._strips[key] = np.empty(shape, np.uint16)
-        strip = self._strips[key][: shape[0]]
-        band.read(rows.start * pixels, 0, strip)
-        return strip
+    def _buffer(self, height: int, width: int) -> NDArray[np.uint16]:
+        """Memory for strips of one width, used again for every strip: fresh pages cost half of the cutting. Where
+        bands come in blocks, none of it is written, and it takes no memory.
+        """
+        buffer = self._buffers.get(width)
+        if buffer is None or buffer.shape[0] < height:
+            buffer = self._buffers[width] = np.empty((height, width), np.uint16)
+        return buffer[:height]
 
     def _darkest(self) -> float | None:
         """The smallest 0.1 percentile among the witness bands; None where too few clear pixels were found."""
@@ -301,22 +325,45 @@ def _unsigned(values: NDArray[Any], nodata: float | None) -> NDArray[Any]:
 
 
 @njit(cache=True, nogil=True)
-def _cut(strip: Any, offset: bool, out: Any, plane: int, empty: Any) -> None:  # pragma: no cover - compiled
-    """Cut one band's strip into patches, take the offset away and count nodata, in one pass over the pixels."""
-    rows, columns, _, pixels, _ = out.shape
-    for row in range(rows):
-        for y in range(pixels):
-            line = strip[row * pixels + y]
-            for column in range(columns):
-                target = out[row, column, plane, y]
-                start = column * pixels
-                zeros = 0
-                for x in range(pixels):
-                    value = line[start + x]
-                    if value == 0:
-                        zeros += 1
-                    elif offset:
-                        # Signed: 0 means nodata, so that a darker pixel than the offset becomes 1.
-                        value = np.uint16(max(int(value) - 1000, 1))
-                    target[x] = value
-                empty[row, column] += zeros
+def _cut(
+    block: Any,
+    predictor: int,
+    row: int,
+    column: int,
+    height: int,
+    width: int,
+    y: int,
+    x: int,
+    offset: bool,
+    out: Any,
+    plane: int,
+    empty: Any,
+) -> None:  # pragma: no cover - compiled
+    """Cut a part of a strip into patches, take the offset away and count nodata, line by line; see Part."""
+    pixels = out.shape[3]
+    end = column + width
+    line = np.empty(end, np.uint16)
+    for i in range(height):
+        restore_line(block[row + i, :end], predictor, line)
+        start, patch, inner = column, x // pixels, x % pixels
+        while start < end:
+            stop = min(end, start + pixels - inner)
+            target = out[(y + i) // pixels, patch, plane, (y + i) % pixels, inner : inner + stop - start]
+            empty[(y + i) // pixels, patch] += _harmonise(line[start:stop], offset, target)
+            start, patch, inner = stop, patch + 1, 0
+
+
+@njit(cache=True, nogil=True)
+def _harmonise(values: Any, offset: bool, out: Any) -> int:  # pragma: no cover - compiled
+    """Values of one patch's line without the offset; returns how many are nodata. All in 16 bits, so that compilers
+    can do sixteen pixels at once.
+    """
+    nothing, one = np.uint16(0), np.uint16(1)
+    below = np.uint16(1001 if offset else 1)  # 0 means nodata, so that a darker pixel than the offset becomes 1
+    zeros = nothing
+    for i in range(values.size):
+        value = values[i]
+        zeros = np.uint16(zeros + (one if value == nothing else nothing))
+        bright = value if value > below else below
+        out[i] = nothing if value == nothing else np.uint16(bright - (below - one))
+    return int(zeros)

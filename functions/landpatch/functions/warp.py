@@ -26,6 +26,7 @@ from rasterio.windows import Window
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
 from landpatch.catalog.names import TILE_PATCHES
+from landpatch.functions.geotiff_blocks import open_blocks
 
 PIXEL_METRES = 10
 PATCH_PIXELS = PATCH_METRES // PIXEL_METRES
@@ -241,6 +242,7 @@ class TileSampler:
         self._nodata = dataset.nodatavals[band - 1] if nodata is None else nodata
         self._scale, self._shift = dataset.scales[band - 1], dataset.offsets[band - 1]
         self._masked = MaskFlags.per_dataset in dataset.mask_flag_enums[band - 1]
+        self._blocks = open_blocks(dataset, band)
         self._buffers: dict[str, NDArray[Any]] = {}
 
     @property
@@ -371,7 +373,10 @@ class TileSampler:
         out = self._buffer("mask" if mask else "raw", (bottom - top, right - left), dtype)
         read = self._dataset.read_masks if mask else self._dataset.read
         try:
-            read(self._band, window=Window(left, top, right - left, bottom - top), out=out)
+            if self._blocks is not None and not mask:
+                self._blocks.read(top, left, out)
+            else:
+                read(self._band, window=Window(left, top, right - left, bottom - top), out=out)
         except RasterioError as error:
             raise UnreadableAsset(
                 f"{self._dataset.name}: rows {top} to {bottom}, columns {left} to {right} cannot be read "
