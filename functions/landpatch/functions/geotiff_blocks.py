@@ -14,11 +14,11 @@ import os
 import struct
 import weakref
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
+import deflate
 import numpy as np
 import rasterio
-from isal import isal_zlib
 from numba import njit
 from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
@@ -42,9 +42,6 @@ _FORMATS: Final = {"uint8": (1, 8), "uint16": (1, 16), "float32": (3, 32)}  # sa
 _WORDS: Final = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 _LARGEST_BLOCK = 2**24  # bytes; 1024 x 1024 float32 are 2**22, and a file that is one strip is no block to be kept
-_ROOM = 64  # isal doubles a full buffer before it looks for the stream's end
-
-_INFLATE_ERROR = cast("type[Exception]", isal_zlib.error)  # isal's type stub takes its error class for an instance
 
 
 class Part(NamedTuple):
@@ -141,8 +138,8 @@ class BlockReader:
             raise RasterioIOError(f"{what} lies beyond the end of the file")
         expected = rows * columns * self.dtype.itemsize
         try:
-            raw = isal_zlib.decompress(compressed, bufsize=expected + _ROOM)
-        except _INFLATE_ERROR as error:
+            raw = deflate.zlib_decompress(compressed, expected)
+        except deflate.DeflateError as error:
             raise RasterioIOError(f"{what} does not inflate: {error}") from error
         if len(raw) < expected:
             raise RasterioIOError(f"{what} inflates to {len(raw)} bytes instead of {expected}")

@@ -24,7 +24,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
-from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
+from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.functions.geotiff_blocks import open_blocks
 
@@ -337,9 +337,9 @@ class TileSampler:
         height, width = self.lattice.shape[0] - more_rows, self.lattice.shape[1] - more_columns
         left, right = max(0, first_column), min(width, first_column + TILE_PIXELS)
         above = first_row + rows.start * PATCH_PIXELS
-        for strip in strips(rows.start, rows.stop):
-            top = max(0, first_row + strip.start * PATCH_PIXELS)
-            bottom = min(height, first_row + strip.stop * PATCH_PIXELS)
+        for row in rows:
+            top = max(0, first_row + row * PATCH_PIXELS)
+            bottom = min(height, first_row + (row + 1) * PATCH_PIXELS)
             if top < bottom and left < right:
                 target = (slice(top - above, bottom - above), slice(left - first_column, right - first_column))
                 yield target, (top, left, bottom + more_rows, right + more_columns)
