@@ -26,10 +26,9 @@ from landpatch.catalog.items import (
     LabelOrigin,
     Origin,
     PatchRecord,
-    asset_href,
     item_from_row,
+    patch_hrefs,
     patch_table,
-    thumbnail_href,
 )
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.renderings import TRUE_COLOUR, picture, png
@@ -356,15 +355,14 @@ class _Block:
         radar_index = int(chosen.radar_of[row, x])
         radar = self.origin.radars[radar_index] if radar_index >= 0 else None
         left, top = self.grid.corner(x, y)
+        hrefs = patch_hrefs(self.scene, x, y, radar)
         files = {}
         for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP):
             if asset.key in planes:
                 data = self.encoders[asset.key].encode(planes[asset.key], left, top)
-                files[asset.key] = self._put(asset_href(self.scene, x, y, asset, radar), data)
+                files[asset.key] = self._put(hrefs[asset.key], data)
         if self.parameters.thumbnails:
-            files[THUMBNAIL] = self._put(
-                thumbnail_href(self.scene, x, y), png(picture(TRUE_COLOUR, planes[S2_10M.key]))
-            )
+            files[THUMBNAIL] = self._put(hrefs[THUMBNAIL], png(picture(TRUE_COLOUR, planes[S2_10M.key])))
         return self._record(chosen, row, x, y, files)
 
     def _pass_on(self, record: PatchRecord, planes: Mapping[str, NDArray[Any]]) -> None:
