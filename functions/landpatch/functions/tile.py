@@ -1,6 +1,6 @@
 """The heart: one block of a tile, from scenes to patches, their files and their items.
 
-A block is worked through in strips of 13 patch rows. While the threads of a pool encode, hash and write the patches
+A block is worked through in strips of 7 patch rows. While the threads of a pool encode, hash and write the patches
 of one strip, the next strip is being read and cut. Names and bytes depend on the inputs alone: doing a block twice
 writes the same objects.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from landpatch.catalog.bands import OPTICAL_ASSETS, REFERENCE_MAP, S1, S2_10M
 from landpatch.catalog.cogs import CogEncoder, Compression
-from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
+from landpatch.catalog.grid import PATCH_METRES, STRIP_ROWS, TileGrid, strips
 from landpatch.catalog.items import (
     THUMBNAIL,
     LabelOrigin,
@@ -44,7 +44,7 @@ from landpatch.functions.sar import ElevationModel, RadarStrips, open_radar
 
 PATCH_PIXELS = PATCH_METRES // 10
 _STRIP_WIDTH = TILE_PATCHES * PATCH_PIXELS
-_PATCHES_A_TASK = 7  # of the pool: on S3 32 threads still share a strip's 1,183, and handing over costs a patch less
+_PATCHES_A_TASK = 7  # of the pool: on S3 32 threads still share a strip's 637, and handing over costs a patch less
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +233,12 @@ class _Block:
         return f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}; {seen}"
 
     def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
-        size = min(len(rows), max(len(strip) for strip in strips()))
+        at_once = max((reader.strip_rows for reader in self.radar_readers), default=STRIP_ROWS)
+        size = min(len(rows), at_once)
         buffers = [_Strip.empty(size), _Strip.empty(size)]
         self.radar_strip = np.empty((2, size * PATCH_PIXELS, _STRIP_WIDTH), np.float32)
         writing: list[_Writing] = []
-        for number, strip in enumerate(strips(rows.start, rows.stop)):
+        for number, strip in enumerate(strips(rows.start, rows.stop, at_once)):
             buffer = buffers[number % 2]
             chosen = self._read(strip, buffer)
             # The strip before this one was written by the pool meanwhile; only now its buffer may go.
