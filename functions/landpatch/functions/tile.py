@@ -130,7 +130,8 @@ def build_block(
         reader = stack.enter_context(OpticalReader(sources.optical, sources.grid))
         radars = by_time_gap(sources.radars, sensing_time(sources.optical_item))
         radar_readers = [stack.enter_context(open_radar(radar, sources.grid, sources.elevation)) for radar in radars]
-        pool = stack.enter_context(ThreadPoolExecutor(storage.threads))
+        # One less, since this thread reads meanwhile: on two cores as fast, for a tenth less CPU time.
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, storage.threads - 1)))
         worker = _Block(job, block, sources, storage, reader, radars, radar_readers, pool, sink)
         try:
             return worker.run(report or (lambda _: None))
