@@ -178,18 +178,28 @@ def test_pixels_of_several_samples_and_files_that_are_not_local_are_left_to_gdal
 # --- damage ------------------------------------------------------------------------------------------------------
 
 
-def spoiled(path: Path, change: Callable[[bytes], bytes]) -> BlockReader:
-    """A reader of a file whose second block was changed."""
-    store(path, noise((32, 64)), **COG)
+def change_block(path: Path, block: str, change: Callable[[bytes], bytes]) -> BlockReader:
+    """Change the stream of a block ("column_row") in a file; returns a reader."""
     with rasterio.open(path) as dataset:
-        at, size = (int(dataset.get_tag_item(f"BLOCK_{what}_1_0", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE"))
-        data = bytearray(path.read_bytes())
-        data[at : at + size] = change(bytes(data[at : at + size])).ljust(size, b"\0")
-        path.write_bytes(data)
+        at, size = (int(dataset.get_tag_item(f"BLOCK_{what}_{block}", "TIFF", bidx=1)) for what in ("OFFSET", "SIZE"))
+    data = bytearray(path.read_bytes())
+    data[at : at + size] = change(bytes(data[at : at + size])).ljust(size, b"\0")
+    path.write_bytes(data)
     with rasterio.open(path) as dataset:
         reader = open_blocks(dataset)
     assert reader is not None
     return reader
+
+
+def test_a_last_strip_that_is_as_long_as_the_others(tmp_path: Path) -> None:
+    """Some programs do not end it with the image."""
+    path = store(tmp_path / "strips.tif", noise((20, 64)), compress="deflate", blockysize=16)
+    strip = np.arange(16, dtype=np.uint16).repeat(64).reshape(16, 64)
+    out = np.empty((4, 64), np.uint16)
+    change_block(path, "0_1", lambda _: zlib.compress(strip)).read(16, 0, out)
+    np.testing.assert_array_equal(out, strip[:4])
+    with rasterio.open(path) as dataset:
+        np.testing.assert_array_equal(dataset.read(1)[16:], out)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +212,7 @@ def spoiled(path: Path, change: Callable[[bytes], bytes]) -> BlockReader:
     ],
 )
 def test_a_damaged_block_is_an_error(change: Callable[[bytes], bytes], message: str, tmp_path: Path) -> None:
-    reader = spoiled(tmp_path / "band.tif", change)
+    reader = change_block(store(tmp_path / "band.tif", noise((32, 64)), **COG), "1_0", change)
     reader.read(0, 0, np.empty((16, 32), np.uint16))
     with pytest.raises(RasterioIOError, match=f"block 1 at bytes .* {message}"):
         reader.read(0, 0, np.empty((16, 33), np.uint16))

@@ -129,16 +129,21 @@ class BlockReader:
 
     def _read(self, index: int) -> NDArray[Any]:
         rows, columns = self._block
-        if not self._tiled:  # the last strip ends with the image; tiles are always whole
-            rows = min(rows, self.shape[0] - index // self._across * rows)
+        room = rows * columns * self.dtype.itemsize
+        if not self._tiled:  # the last strip ends with the image, or as tiles do after a whole block
+            rows = min(rows, self.shape[0] - index * rows)
         offset, size = self._offsets[index], self._sizes[index]
         what = f"block {index} at bytes {offset} to {offset + size}"
         compressed = memoryview(self._compressed)[:size]
-        if os.preadv(self._descriptor, [compressed], offset) != size:
+        try:
+            found = os.preadv(self._descriptor, [compressed], offset)
+        except OSError as error:
+            raise RasterioIOError(f"{what} cannot be read: {error}") from error
+        if found != size:
             raise RasterioIOError(f"{what} lies beyond the end of the file")
         expected = rows * columns * self.dtype.itemsize
         try:
-            raw = deflate.zlib_decompress(compressed, expected)
+            raw = deflate.zlib_decompress(compressed, room)
         except deflate.DeflateError as error:
             raise RasterioIOError(f"{what} does not inflate: {error}") from error
         if len(raw) < expected:
@@ -153,10 +158,10 @@ def open_blocks(dataset: rasterio.DatasetReader, band: int = 1) -> BlockReader |
     Plain: a local little-endian TIFF or BigTIFF; uint8, uint16 or float32; deflate; predictor 1, 2 or 3; one sample
     a pixel, or planes of their own; every block there.
     """
-    if dataset.driver != "GTiff" or dataset.name.startswith("/vsi"):
+    if dataset.driver != "GTiff" or dataset.name.startswith("/vsi") or not hasattr(os, "preadv"):  # as on Windows
         return None
     try:
-        descriptor = os.open(dataset.name, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(dataset.name, os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -192,7 +197,7 @@ def _is_plain(
         and len(offsets) == len(sizes) == blocks
         and offsets.all()  # 0: a block that was left out
         and sizes.all()
-        and sizes.max() <= file_size
+        and max(offsets.max(), sizes.max()) <= file_size
     )
 
 
