@@ -25,6 +25,7 @@ from landpatch.catalog.store import Dataset, Storage
 from landpatch.functions.blocks import BlockRun
 from landpatch.functions.building import BuildResult, ScenePair, build
 from landpatch.functions.engines.local import Task
+from landpatch.functions.geotiff_blocks import BlockReader
 from landpatch.functions.jobs import Entry
 from landpatch.functions.labels import PolygonLabels
 from landpatch.functions.sar import RadarReader
@@ -96,11 +97,12 @@ def phases(cache: Path, dataset: Path, lmdb: Path) -> dict[str, Any]:
     from landpatch.catalog.exports.lmdb import LmdbWriter, export_lmdb
 
     timers = Phases()
-    timers.wrap(optics._Band, "read", "read Sentinel-2 and SCL (GDAL)")
-    timers.wrap(optics, "_cut", "cut Sentinel-2")
+    timers.wrap(BlockReader, "_read", lambda reader, *_: f"read and inflate blocks of {reader.dtype}")
+    timers.wrap(optics._Band, "read", "pixels of SCL, and of windows")
+    timers.wrap(optics, "_cut", "pixels of Sentinel-2, cut")
     timers.wrap(optics.OpticalReader, "verify_offset", "check the offset on pixels")
     timers.wrap(tile, "classify", "scene classification")
-    timers.wrap(TileSampler, "_read", "read Sentinel-1 (GDAL)")
+    timers.wrap(TileSampler, "_read", "pixels of Sentinel-1")
     timers.wrap(RadarReader, "strip", "warp Sentinel-1, decibel")
     timers.wrap(tile, "_cut_complete", "warp Sentinel-1, decibel")
     timers.wrap(PolygonLabels, "reference_map", "reference map")
