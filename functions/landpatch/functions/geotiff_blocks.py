@@ -244,12 +244,9 @@ def _directory(descriptor: int, file_size: int) -> dict[int, NDArray[Any]]:
 @njit(cache=True, nogil=True)
 def restore_line(words: NDArray[Any], predictor: int, line: NDArray[Any]) -> None:
     """A row of a block as pixels: with predictor 2 each word is the difference from the one to its left."""
-    if predictor == 1:
-        line[:] = words
-        return
     value = line.dtype.type(0)
     for i in range(words.size):
-        value = line.dtype.type(value + words[i])
+        value = line.dtype.type(words[i] if predictor == 1 else value + words[i])
         line[i] = value
 
 
@@ -259,7 +256,8 @@ def _restore(block: NDArray[Any], predictor: int, row: int, column: int, out: ND
     line = np.empty(column + width, block.dtype)
     for y in range(height):
         restore_line(block[row + y, : column + width], predictor, line)
-        out[y] = line[column:]
+        for x in range(width):
+            out[y, x] = line[column + x]
 
 
 _CHUNK = 256  # pixels; sums of as many bytes fit in 16 bits
@@ -310,7 +308,8 @@ def _restore_bytes(block: NDArray[np.uint8], row: int, column: int, out: NDArray
                 word = lanes[i] & _EVEN_BYTES
                 word = (word | word >> b8) & _EVEN_PAIRS
                 target[i] = np.uint32(word | word >> b16)
-        out[y] = line[column:]
+        for x in range(width):
+            out[y, x] = line[column + x]
 
 
 @njit(cache=True, nogil=True)
