@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal, cast, get_args
 from xml.sax.saxutils import escape
 
@@ -122,8 +122,7 @@ def read_planes_into(data: bytes, asset: PatchAsset, planes: Sequence[NDArray[An
     without a raster library; any other TIFF of the right shape and dtype is read by rasterio. Raises UnreadableAsset,
     which says what is wrong but not in which file, if the data is truncated, damaged or of another shape or dtype.
     """
-    for compression in get_args(Compression):
-        template = _template(asset, compression, 32601)  # the zone only changes bytes that are not compared
+    for compression, template in _templates(asset):
         if strips := template.strips(data):
             _read_strips(data, asset, compression, strips, planes)
             return
@@ -184,11 +183,21 @@ class _Template:
         """Offset and byte count of each strip in a file of this kind; empty if ``data`` is none."""
         if len(data) < len(self.header):
             return []
+        # All bytes but those of the two tables, in order; a copy to compare with would take longer.
+        start = 0
+        for end in (self.offsets_at, self.counts_at, self.pixels_end):
+            if not data.startswith(self.header[start:end], start):
+                return []
+            start = end + 4 * self.planes
         offsets = struct.unpack_from(f"<{self.planes}I", data, self.offsets_at)
         counts = struct.unpack_from(f"<{self.planes}I", data, self.counts_at)
-        if data[: self.pixels_end] != self.fill(offsets, counts)[: self.pixels_end]:
-            return []
         return list(zip(offsets, counts, strict=True))
+
+
+@cache
+def _templates(asset: PatchAsset) -> list[tuple[Compression, _Template]]:
+    """The headers that a file of ``asset`` may have, as far as they say how pixels are stored: in any zone."""
+    return [(compression, _template(asset, compression, 32601)) for compression in get_args(Compression)]
 
 
 @cache
@@ -287,8 +296,7 @@ def _read_strips(
     strips: Sequence[tuple[int, int]],
     planes: Sequence[NDArray[Any]],
 ) -> None:
-    ends = [offset + count for offset, count in sorted(strips)]
-    if any(end > offset for end, (offset, _) in zip(ends, sorted(strips)[1:], strict=False)):
+    if any(offset + count > following for (offset, count), (following, _) in pairwise(sorted(strips))):
         # A wrong offset can point at another plane's strip, which would decompress without complaint.
         raise UnreadableAsset(f"damaged: the planes of {asset.key} overlap, says its header")
     decompress = _inflate if compression == "deflate" else _zstd_decompress
@@ -483,19 +491,33 @@ def _restore_float32(raw: bytes, plane: NDArray[np.float32]) -> None:
 
 @njit(cache=True, nogil=True)
 def _accumulate_bytes(differences: NDArray[np.uint8], words: NDArray[np.uint32]) -> None:
+    """The four runs of a row are summed side by side, in four lanes of 16 bits, of which the lower 8 count."""
     height, width = words.shape
-    octets = np.empty(4 * width, np.uint8)
+    octet = np.uint64(0x00FF00FF00FF00FF)
+    lanes = np.empty(width, np.uint64)
     for row in range(height):
-        octet = np.uint8(0)
-        for i in range(4 * width):
-            octet = np.uint8(octet + differences[row * 4 * width + i])
-            octets[i] = octet
+        runs = differences[row * 4 * width : (row + 1) * 4 * width]
         for column in range(width):
-            words[row, column] = (
-                (np.uint32(octets[column]) << np.uint32(24))
-                | (np.uint32(octets[width + column]) << np.uint32(16))
-                | (np.uint32(octets[2 * width + column]) << np.uint32(8))
-                | np.uint32(octets[3 * width + column])
+            lanes[column] = (
+                np.uint64(runs[column])
+                | (np.uint64(runs[width + column]) << np.uint64(16))
+                | (np.uint64(runs[2 * width + column]) << np.uint64(32))
+                | (np.uint64(runs[3 * width + column]) << np.uint64(48))
+            )
+        total = np.uint64(0)
+        for column in range(width):
+            total = (total + lanes[column]) & octet
+            lanes[column] = total
+        # Each run goes on from the last value of the one before: the sums of all that precede it.
+        before = total << np.uint64(16)
+        before = (before + (before << np.uint64(16)) + (before << np.uint64(32))) & octet
+        for column in range(width):
+            value = (lanes[column] + before) & octet
+            words[row, column] = np.uint32(
+                (value << np.uint64(24))
+                | (value & np.uint64(0x00FF0000))
+                | (value >> np.uint64(24)) & np.uint64(0xFF00)
+                | (value >> np.uint64(48))
             )
 
 
