@@ -165,32 +165,31 @@ class _Template:
     """The header of one kind of file: every byte before the first strip, and where those that vary lie."""
 
     header: bytes
-    planes: int
+    table: struct.Struct
+    """Of the strips' offsets, and of their byte counts."""
     offsets_at: int
     counts_at: int
     corner_at: int
-    pixels_end: int
-    """The bytes before it say how pixels are stored, those behind it where they lie and what they mean."""
+    constant: tuple[tuple[int, bytes], ...]
+    """With their places, all bytes but those two tables that say how pixels are stored; those behind say where the
+    patch lies and what the pixels mean."""
 
     def fill(self, offsets: Iterable[int], counts: Iterable[int]) -> bytearray:
         """A copy for strips that lie at ``offsets`` and have ``counts`` bytes; its corner is still (0, 0)."""
         header = bytearray(self.header)
-        struct.pack_into(f"<{self.planes}I", header, self.offsets_at, *offsets)
-        struct.pack_into(f"<{self.planes}I", header, self.counts_at, *counts)
+        self.table.pack_into(header, self.offsets_at, *offsets)
+        self.table.pack_into(header, self.counts_at, *counts)
         return header
 
     def strips(self, data: bytes) -> list[tuple[int, int]]:
         """Offset and byte count of each strip in a file of this kind; empty if ``data`` is none."""
         if len(data) < len(self.header):
             return []
-        # All bytes but those of the two tables, in order; a copy to compare with would take longer.
-        start = 0
-        for end in (self.offsets_at, self.counts_at, self.pixels_end):
-            if not data.startswith(self.header[start:end], start):
+        for start, part in self.constant:
+            if not data.startswith(part, start):
                 return []
-            start = end + 4 * self.planes
-        offsets = struct.unpack_from(f"<{self.planes}I", data, self.offsets_at)
-        counts = struct.unpack_from(f"<{self.planes}I", data, self.counts_at)
+        offsets = self.table.unpack_from(data, self.offsets_at)
+        counts = self.table.unpack_from(data, self.counts_at)
         return list(zip(offsets, counts, strict=True))
 
 
@@ -242,13 +241,18 @@ def _template(asset: PatchAsset, compression: Compression, epsg: int) -> _Templa
         else:  # so short that it stands in the field itself
             places[tag] = _IFD_AT + len(directory)
             directory += value.ljust(4, b"\0")
+    header = _BEGINNING + directory + bytes(4) + tables
+    table = struct.Struct(f"<{planes}I")
+    varying = (places[_STRIP_OFFSETS], places[_STRIP_BYTE_COUNTS])
+    starts = (0, *(start + table.size for start in varying))
+    ends = (*varying, places[_MODEL_PIXEL_SCALE])
     return _Template(
-        header=_BEGINNING + directory + bytes(4) + tables,
-        planes=planes,
+        header=header,
+        table=table,
         offsets_at=places[_STRIP_OFFSETS],
         counts_at=places[_STRIP_BYTE_COUNTS],
         corner_at=places[_MODEL_TIEPOINT] + 3 * 8,
-        pixels_end=places[_MODEL_PIXEL_SCALE],
+        constant=tuple((start, header[start:end]) for start, end in zip(starts, ends, strict=True)),
     )
 
 
@@ -447,11 +451,14 @@ def _difference(planes: NDArray[np.uint16], differences: NDArray[np.uint16]) -> 
                 differences[plane, row, column] = planes[plane, row, column] - planes[plane, row, column - 1]
 
 
+# What restores holds Python's lock: it takes microseconds, and to be without the lock for so long costs more.
+
+
 def _restore_uint16(raw: bytes, plane: NDArray[np.uint16]) -> None:
     _accumulate(np.frombuffer(raw, np.uint16), plane)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _accumulate(differences: NDArray[np.uint16], plane: NDArray[np.uint16]) -> None:
     height, width = plane.shape
     for row in range(height):
@@ -489,7 +496,7 @@ def _restore_float32(raw: bytes, plane: NDArray[np.float32]) -> None:
     _accumulate_bytes(np.frombuffer(raw, np.uint8), plane.view(np.uint32))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True)
 def _accumulate_bytes(differences: NDArray[np.uint8], words: NDArray[np.uint32]) -> None:
     """The four runs of a row are summed side by side, in four lanes of 16 bits, of which the lower 8 count."""
     height, width = words.shape
