@@ -20,9 +20,9 @@ from landpatch.catalog.items import (
     Origin,
     PatchRecord,
     Summary,
-    asset_href,
     collection_document,
     parquet_metadata,
+    patch_hrefs,
     patch_table,
 )
 from landpatch.catalog.names import RadarSceneId, SceneId
@@ -115,8 +115,8 @@ def _write_scene(storage: Storage, name: str, patches: Sequence[Patch]) -> pa.Ta
         for key, planes in patch.pixels().items():
             asset = next(asset for asset in PATCH_ASSETS if asset.key == key)
             data = CogEncoder(asset, grid.epsg, patch.compression).encode(planes, *grid.corner(patch.x, patch.y))
-            href = asset_href(scene, patch.x, patch.y, asset, None if radar is None else radars[radar])
-            storage.put(href, data)
+            hrefs = patch_hrefs(scene, patch.x, patch.y, None if radar is None else radars[radar])
+            storage.put(hrefs[key], data)
             files[key] = (len(data), hashlib.sha256(data).hexdigest())
         records.append(_record(patch, radar, files))
     return patch_table(origin, records)

@@ -102,7 +102,7 @@ def phases(cache: Path, dataset: Path, lmdb: Path) -> dict[str, Any]:
     timers.wrap(tile, "classify", "scene classification")
     timers.wrap(TileSampler, "_read", "read Sentinel-1 (GDAL)")
     timers.wrap(RadarReader, "strip", "warp Sentinel-1, decibel")
-    timers.wrap(tile, "_without_nan", "warp Sentinel-1, decibel")
+    timers.wrap(tile, "_cut_complete", "warp Sentinel-1, decibel")
     timers.wrap(PolygonLabels, "reference_map", "reference map")
     timers.wrap(tile, "count_classes", "multi-label counts")
     timers.wrap(CogEncoder, "encode", lambda encoder, *_: f"encode {encoder._asset.key}")

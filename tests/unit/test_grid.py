@@ -204,5 +204,5 @@ def test_strips_cover_every_row_once(first: int, last: int, rows: int) -> None:
 
 
 def test_a_tile_is_seven_strips() -> None:
-    assert [len(strip) for strip in strips()] == [STRIP_ROWS] * 7
-    assert STRIP_ROWS * 7 == TILE_PATCHES
+    assert [len(strip) for strip in strips()] == [STRIP_ROWS] * 13
+    assert STRIP_ROWS * 13 == TILE_PATCHES

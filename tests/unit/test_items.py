@@ -26,15 +26,14 @@ from landpatch.catalog.items import (
     Origin,
     PatchRecord,
     Summary,
-    asset_href,
     collection_document,
     item_from_row,
     items,
     label_item,
     multihash,
     parquet_metadata,
+    patch_hrefs,
     patch_table,
-    thumbnail_href,
 )
 from landpatch.catalog.names import RadarSceneId, SceneId
 from landpatch.catalog.nomenclature import clc2018
@@ -196,9 +195,8 @@ def test_hrefs_are_the_official_names() -> None:
         "reference_map": f"{folder}/{patch}_reference_map.tif",
         "thumbnail": f"{folder}/{patch}_thumbnail.png",
     }
-    assert thumbnail_href(SceneId.parse(NORTH), 4, 5) == assets["thumbnail"]["href"]
-    with pytest.raises(ValueError, match="_04_05 has no Sentinel-1 scene"):
-        asset_href(SceneId.parse(NORTH), 4, 5, S1, None)
+    without = patch_hrefs(SceneId.parse(NORTH), 4, 5, None)
+    assert without == {key: asset["href"] for key, asset in assets.items() if key != "S1"}
 
 
 def test_assets_name_their_bands_and_their_place() -> None:

@@ -275,6 +275,17 @@ def test_a_reader_never_sees_a_part_of_an_object(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
+def test_of_many_that_write_one_object_each_writes_it_whole(tmp_path: Path) -> None:
+    storage = Storage.open(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b#1").write_text("somebody else's, unfinished")
+    contents = [bytes([letter]) * 300_000 for letter in b"abcdefgh"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: storage.put("a/b", content), contents * 8))
+    assert storage.get("a/b") in contents
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"b", "b#1"}
+
+
 def test_a_killed_writer_leaves_no_object(tmp_path: Path) -> None:
     """GIVEN a process killed again and again while it writes, THEN every object is whole; sweep takes the rest."""
     program = f"""

@@ -12,6 +12,7 @@ Sources: RFC 1950 (zlib), RFC 1951 (deflate); Moffat and Katajainen, In-place ca
 (WADS 1995); the repair of codes that are too long is miniz's (R. Geldreich).
 """
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ _LONGEST_RUN = 258
 _HEADER_WORDS = 64  # of 8 bytes: at most 2,100 bits of codes, and the ends of the stream
 
 _LENGTH_ORDER = np.array([16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15])  # RFC 1951, 3.2.7
+_WEIGHTS = np.arange(2048, 0, -1).astype(np.int16)
+"""Of 2048 bytes in the second sum of a checksum, which stays below 2**31; compilers multiply 16 bits best."""
 _REVERSED = np.array([int(f"{octet:08b}"[::-1], 2) for octet in range(256)], np.uint64)
 
 
@@ -54,10 +57,21 @@ def deflate(strips: NDArray[Any]) -> list[bytes]:
     whole = octets.shape[1] // 4
     words = np.ascontiguousarray(octets[:, : 4 * whole]).view("<u4")
     # No code is longer than two bytes.
-    streams = np.empty((len(strips), whole + _HEADER_WORDS), np.uint64)
+    streams = _room(len(strips) * (whole + _HEADER_WORDS)).reshape(len(strips), -1)
     sizes = np.empty(len(strips), np.int64)
     _deflate(octets, words, streams, sizes)
     return [stream[:used].tobytes() for stream, used in zip(streams.view(np.uint8), sizes.tolist(), strict=True)]
+
+
+_rooms = threading.local()
+
+
+def _room(words: int) -> NDArray[np.uint64]:
+    """This thread's memory for streams, used again and again: fresh pages cost as much as filling them."""
+    room: NDArray[np.uint64] | None = getattr(_rooms, "words", None)
+    if room is None or len(room) < words:
+        room = _rooms.words = np.empty(words, np.uint64)
+    return room[:words]
 
 
 @njit(cache=True, nogil=True)
@@ -99,7 +113,7 @@ def _stream(octets: NDArray[np.uint8], words: NDArray[np.uint32], stream: NDArra
     i = 0
     while i < len(words):
         word = np.uint64(words[i])
-        if word == (word & octet) * np.uint64(0x01010101):
+        if _is_even(words[i]):
             end = _end_of_run(words, i)
             at, held, bits = _put_run(stream, at, held, bits, word & octet, last, 4 * (end - i), lengths, codes)
             i = end
@@ -125,23 +139,29 @@ def _stream(octets: NDArray[np.uint8], words: NDArray[np.uint32], stream: NDArra
 
 @njit(cache=True, nogil=True)
 def _adler32(octets: NDArray[np.uint8]) -> Any:
-    """The checksum at the end of a zlib stream: RFC 1950, 8.2. Sums of 2048 bytes stay below 2**32."""
+    """The checksum at the end of a zlib stream: RFC 1950, 8.2."""
     low, high = np.uint32(1), np.uint32(0)
-    for start in range(0, len(octets), 2048):
-        part = octets[start : start + 2048]
-        count = np.uint32(len(part))
-        total, weighted = np.uint32(0), np.uint32(0)
+    for start in range(0, len(octets), len(_WEIGHTS)):
+        part = octets[start : start + len(_WEIGHTS)]
+        weights = _WEIGHTS[len(_WEIGHTS) - len(part) :]
+        total, weighted = np.int32(0), np.int32(0)
         for i in range(len(part)):
-            value = np.uint32(part[i])
+            value = np.int32(part[i])
             total += value
-            weighted += value * (count - np.uint32(i))
-        high = (high + count * low + weighted) % np.uint32(65521)
-        low = (low + total) % np.uint32(65521)
+            weighted += value * np.int32(weights[i])
+        high = (high + np.uint32(len(part)) * low + np.uint32(weighted)) % np.uint32(65521)
+        low = (low + np.uint32(total)) % np.uint32(65521)
     return (high << np.uint32(16)) | low
 
 
 # Runs begin and end with a word of four equal bytes: testing words instead of bytes is what makes it fast. The first
 # byte of a run is a literal, unless the byte before is the same; the others are matches with the byte before.
+
+
+@njit(cache=True, nogil=True)
+def _is_even(word: Any) -> bool:
+    """Whether the four bytes of a word are equal: whether it stays the same when they are turned by one."""
+    return word == np.uint32((word << np.uint32(8)) | (word >> np.uint32(24)))
 
 
 @njit(cache=True, nogil=True)
@@ -170,7 +190,7 @@ def _frequencies(octets: NDArray[np.uint8], words: NDArray[np.uint32]) -> NDArra
     i = 0
     while i < len(words):
         word = words[i]
-        if word == (word & octet) * np.uint32(0x01010101):
+        if _is_even(word):
             end = _end_of_run(words, i)
             left = 4 * (end - i)
             if last != word & octet:

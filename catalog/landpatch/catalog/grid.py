@@ -18,8 +18,9 @@ from landpatch.catalog.names import TILE_PATCHES, parse_tile
 
 PATCH_METRES = 1200
 TILE_METRES = 109_800
-STRIP_ROWS = 13
-"""Patch rows worked on at a time: 91 = 7 x 13, the measured optimum between memory and re-decoded blocks."""
+STRIP_ROWS = 7
+"""Patch rows worked on at a time: 91 = 13 x 7. As fast as 13 rows, with half of the memory, which costs the system a
+second of a tile's time to hand out."""
 
 # Latitude bands of 8 degrees from 80 S (X has 12) and the 20-letter cycle of 100 km rows: MGRS, NGA.STND.0037.
 BANDS = "CDEFGHJKLMNPQRSTUVWX"

@@ -110,20 +110,18 @@ class PatchRecord:
     s2v1_name: str | None = None
 
 
-def asset_href(scene: SceneId, x: int, y: int, asset: PatchAsset, radar: RadarScene | None) -> str:
-    """Path of a patch's file relative to the dataset's root. Sentinel-1 files carry their published name."""
-    patch = scene.patch(x, y)
-    if asset is S1:
-        if radar is None:
-            raise ValueError(f"{patch} has no Sentinel-1 scene")
-        return f"{patch_folder(patch)}/{radar.name.patch(scene.tile, x, y)}.tif"
-    return f"{patch_folder(patch)}/{patch}{asset.suffix}.tif"
+def patch_hrefs(scene: SceneId, x: int, y: int, radar: RadarScene | None) -> dict[str, str]:
+    """Paths of a patch's files relative to the dataset's root, by asset key; those of Sentinel-1 only with a scene.
 
-
-def thumbnail_href(scene: SceneId, x: int, y: int) -> str:
-    """Path of a patch's thumbnail relative to the dataset's root."""
+    Sentinel-1 files carry their published name.
+    """
     patch = scene.patch(x, y)
-    return f"{patch_folder(patch)}/{patch}_thumbnail.png"
+    folder, name = patch_folder(patch), str(patch)
+    hrefs = {asset.key: f"{folder}/{name}{asset.suffix}.tif" for asset in PATCH_ASSETS if asset is not S1}
+    if radar is not None:
+        hrefs[S1.key] = f"{folder}/{radar.name.patch(scene.tile, x, y)}.tif"
+    hrefs[THUMBNAIL] = f"{folder}/{name}_thumbnail.png"
+    return hrefs
 
 
 def patch_folder(patch: PatchId) -> str:
@@ -529,18 +527,17 @@ def _assets(
 ) -> pa.Array:
     fields = SCHEMA.field("assets").type
     children = []
+    hrefs = [
+        patch_hrefs(origin.scene, record.x, record.y, radar) for record, radar in zip(records, radars, strict=True)
+    ]
+    corners = [origin.grid.corner(record.x, record.y) for record in records]
     for asset in PATCH_ASSETS:
         here = [asset.key in record.files for record in records]
         if not any(here):
             children.append(pa.nulls(len(records), _ASSET))
             continue
-        hrefs = [
-            asset_href(origin.scene, record.x, record.y, asset, radar) if there else None
-            for record, radar, there in zip(records, radars, here, strict=True)
-        ]
-        corners = [origin.grid.corner(record.x, record.y) for record in records]
         values: dict[str, Sequence[Any]] = {
-            "href": hrefs,
+            "href": [paths[asset.key] if there else None for paths, there in zip(hrefs, here, strict=True)],
             "datetime": [rfc3339(radar.sensed) if asset is S1 and radar else None for radar in radars],
             "proj:transform": [[asset.resolution, 0, left, 0, -asset.resolution, top] for left, top in corners],
             "file:size": [record.files[asset.key][0] if asset.key in record.files else None for record in records],
@@ -553,7 +550,7 @@ def _assets(
     if not any(here):
         return pa.StructArray.from_arrays([*children, pa.nulls(len(records), _THUMBNAIL)], fields=list(fields))
     values = {
-        "href": [thumbnail_href(origin.scene, record.x, record.y) for record in records],
+        "href": [paths[THUMBNAIL] for paths in hrefs],
         "file:size": [
             record.files[THUMBNAIL][0] if there else None for record, there in zip(records, here, strict=True)
         ],

@@ -5,7 +5,7 @@ convention (``MMM_MSIXXX_YYYYMMDDTHHMMSS_Nxxyy_ROOO_Txxxxx_<discriminator>.SAFE`
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self
@@ -84,6 +84,11 @@ class SceneId:
     baseline: str
     orbit: int
     tile: str
+    _text: str = field(init=False, repr=False, compare=False)  # written once: a tile asks for it 200,000 times
+
+    def __post_init__(self) -> None:
+        text = f"{self.platform}_{self.level}_{_written(self.sensed)}_N{self.baseline}_R{self.orbit:03d}_T{self.tile}"
+        object.__setattr__(self, "_text", text)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -98,7 +103,7 @@ class SceneId:
         return cls(platform, level, _sensed(sensed, text), baseline, int(orbit), tile)
 
     def __str__(self) -> str:
-        return f"{self.platform}_{self.level}_{_written(self.sensed)}_N{self.baseline}_R{self.orbit:03d}_T{self.tile}"
+        return self._text
 
     def patch(self, x: int, y: int) -> "PatchId":
         """The id of this scene's patch in column ``x`` from the west and row ``y`` from the north."""
@@ -154,6 +159,11 @@ class RadarSceneId:
     product: str
     polarisation: str
     start: datetime
+    _text: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        text = f"{self.platform}_{self.mode}_{self.product}_1S{self.polarisation}_{_written(self.start)}"
+        object.__setattr__(self, "_text", text)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -167,7 +177,7 @@ class RadarSceneId:
         return cls(platform, mode, product, polarisation, _sensed(start, text))
 
     def __str__(self) -> str:
-        return f"{self.platform}_{self.mode}_{self.product}_1S{self.polarisation}_{_written(self.start)}"
+        return self._text
 
     def patch(self, tile: str, x: int, y: int) -> "RadarPatchName":
         """The name of this scene's patch at a position of a Sentinel-2 tile."""

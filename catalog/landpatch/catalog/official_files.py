@@ -28,7 +28,7 @@ from landpatch.catalog.bands import REFERENCE_MAP, S1, PatchAsset, band_files
 from landpatch.catalog.cogs import CogEncoder
 from landpatch.catalog.errors import UnreadableAsset
 from landpatch.catalog.grid import TileGrid
-from landpatch.catalog.items import asset_href
+from landpatch.catalog.items import patch_hrefs
 from landpatch.catalog.names import PatchId, RadarPatchName
 from landpatch.catalog.nomenclature import Nomenclature
 from landpatch.catalog.official_archives import ArchiveReader
@@ -68,6 +68,7 @@ class PatchWriter:
         """Decode, check, encode and write the files of a patch in one tree. Raises StorageError."""
         grid = self._grids.setdefault(patch.scene.tile, TileGrid.from_tile(patch.scene.tile))
         files, pixels = {}, None
+        hrefs = patch_hrefs(patch.scene, patch.x, patch.y, radar)
         for asset in TREES[tree]:
             planes = np.empty((len(asset.planes), asset.pixels, asset.pixels), asset.dtype)
             place = grid.geobox(patch.x, patch.y, asset.resolution)
@@ -79,7 +80,7 @@ class PatchWriter:
             if asset is REFERENCE_MAP and self._nomenclature is not None:
                 pixels = self._counted(planes[0])
             data = _encoder(asset, grid.epsg).encode(planes, *grid.corner(patch.x, patch.y))
-            self._storage.put(asset_href(patch.scene, patch.x, patch.y, asset, radar), data)
+            self._storage.put(hrefs[asset.key], data)
             files[asset.key] = (len(data), hashlib.sha256(data).hexdigest())
         return Stored(files, pixels)
 

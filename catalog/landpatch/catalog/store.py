@@ -5,12 +5,13 @@ one or none, never a part.
 """
 
 import io
+import itertools
 import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -153,6 +154,9 @@ class Storage:
     def put(self, path: str, data: bytes | memoryview) -> None:
         """Write the object, over what was there."""
         with self._explained("write", path):
+            if self.folder is not None:  # two thirds of the CPU time of obstore's write, which hands over to a thread
+                _write_file(f"{self.folder}/{path}", data)
+                return
             obstore.put(self._store, path, data, use_multipart=False)
             self._count(bytes_written=len(data))
 
@@ -342,6 +346,31 @@ class _RemoteFile(io.RawIOBase):
         data = self._storage.get_range(self._path, self._place, self._place + wanted, self._e_tag)
         self._place += len(data)
         return data
+
+
+def _write_file(target: str, data: bytes | memoryview) -> None:
+    """Write a file under a name of its own, as object_store does it, and then give it its place."""
+    for number in itertools.count(1):
+        staged = f"{target}#{number}"
+        try:
+            file = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+            break
+        except FileExistsError:  # somebody else is writing, or was killed while he did
+            continue
+        except FileNotFoundError:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        try:
+            left = memoryview(data)
+            while left:
+                left = left[os.write(file, left) :]
+        finally:
+            os.close(file)
+        os.replace(staged, target)  # noqa: PTH105 - a Path costs more than the system's work
+    except BaseException:
+        with suppress(OSError):
+            Path(staged).unlink()
+        raise
 
 
 def json_bytes(document: Any) -> bytes:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -47,19 +48,28 @@ _EDGES = ("xmin", "ymin", "xmax", "ymax")
 _BOX_MARGIN = 0.02
 _DENSIFIED = 21  # points along each side of the tile when its box in another CRS is sought
 
+_Box = tuple[float, float, float, float]
+
 
 class Labels(ABC):
     """Prepared labels, open for reading. From ``open_labels``."""
 
-    def __init__(
-        self, href: str, name: str, nomenclature: Nomenclature, bounds: tuple[float, float, float, float]
-    ) -> None:
+    def __init__(self, href: str, name: str, nomenclature: Nomenclature, crs: Any, box: _Box) -> None:
+        """``box`` is west, south, east, north in ``crs``, which is anything that pyproj takes for one."""
         self.href = href
         self.name = name
         """What they were made from (``U2018_CLC2018_V2020_20u1``); fit for an item's id and a file name."""
         self.nomenclature = nomenclature
-        self.bounds = bounds
+        self._crs, self._box = crs, box
+
+    @cached_property
+    def bounds(self) -> _Box:
         """(west, south, east, north) in degrees, WGS 84; west > east across the antimeridian."""
+        from pyproj import Transformer
+
+        to_degrees = Transformer.from_crs(self._crs, 4326, always_xy=True)
+        xmin, ymin, xmax, ymax = to_degrees.transform_bounds(*self._box, densify_pts=_DENSIFIED)
+        return float(xmin), float(ymin), float(xmax), float(ymax)
 
     @abstractmethod
     def reference_map(self, grid: TileGrid, rows: range) -> NDArray[np.uint16]:
@@ -120,14 +130,14 @@ class PolygonLabels(Labels):
             raise _unprepared(href, ".parquet")
         try:
             column = json.loads(metadata[b"geo"])["columns"]["geometry"]
-            self._crs = CRS.from_json_dict(column["crs"])
+            crs = CRS.from_json_dict(column["crs"])
             west, south, east, north = (float(value) for value in column["bbox"])
             name = str(json.loads(metadata[SOURCE_KEY.encode()])["name"])
             self._boxes = _row_group_boxes(self._file.metadata)
         except (KeyError, TypeError, ValueError, CRSError) as error:
             raise InvalidLabels(f"labels {href} are damaged ({error}); prepare them again") from error
         nomenclature = _nomenclature(metadata[NOMENCLATURE_KEY.encode()].decode(), href)
-        super().__init__(href, name, nomenclature, _degrees(self._crs, west, south, east, north))
+        super().__init__(href, name, nomenclature, crs, (west, south, east, north))
         self._tile: tuple[TileGrid, _Polygons | None] | None = None
 
     def _open(self, href: str) -> pq.ParquetFile:
@@ -176,8 +186,11 @@ class PolygonLabels(Labels):
     def _read(self, grid: TileGrid) -> "_Polygons | None":
         """The polygons that may touch the tile, in the order of the source."""
         import shapely
+        from pyproj import Transformer
 
-        boxes = _tile_boxes(grid, self._crs)
+        # One for both ways: PROJ takes a tenth of a second to find the best operation between two datums.
+        to_tile = Transformer.from_crs(self._crs, grid.epsg, always_xy=True)
+        boxes = _tile_boxes(grid, to_tile)
         groups = np.flatnonzero(_touch(self._boxes, boxes)).tolist()
         if not groups:
             return None
@@ -193,7 +206,7 @@ class PolygonLabels(Labels):
             raise InvalidLabels(f"labels {self.href} are damaged ({error}): prepare them again") from error
         if not len(shapes):
             return None
-        return _Polygons.transformed(shapes, table["code"].to_numpy(), self._crs, grid, boxes, self.href)
+        return _Polygons.transformed(shapes, table["code"].to_numpy(), to_tile, grid, boxes, self.href)
 
 
 def _row_group_boxes(metadata: Any) -> NDArray[np.float64]:
@@ -211,14 +224,15 @@ def _row_group_boxes(metadata: Any) -> NDArray[np.float64]:
     return boxes
 
 
-def _tile_boxes(grid: TileGrid, crs: Any) -> NDArray[np.float64]:
-    """Boxes of the tile's patches in the labels' CRS: one; two across the antimeridian; none outside of the CRS."""
-    from pyproj import Transformer
-
+def _tile_boxes(grid: TileGrid, to_tile: Any) -> NDArray[np.float64]:
+    """Boxes of the tile's patches in the labels' CRS, from which ``to_tile`` leads to the tile's: one; two across the
+    antimeridian; none outside of the CRS.
+    """
     west, south, _, _ = grid.bounds(0, TILE_PATCHES - 1)
     side = TILE_PATCHES * PATCH_METRES
-    transformer = Transformer.from_crs(grid.epsg, crs, always_xy=True)
-    box = transformer.transform_bounds(west, south, west + side, south + side, densify_pts=_DENSIFIED)
+    box = to_tile.transform_bounds(
+        west, south, west + side, south + side, densify_pts=_DENSIFIED, direction="INVERSE"
+    )
     if not np.isfinite(box).all():
         return np.empty((0, 4))
     xmin, ymin, xmax, ymax = box
@@ -240,16 +254,6 @@ def _touch(boxes: NDArray[np.float64], tile: NDArray[np.float64]) -> NDArray[np.
             & (boxes[:, 3] >= ymin - margin)
         )
     return touching
-
-
-def _degrees(crs: Any, west: float, south: float, east: float, north: float) -> tuple[float, float, float, float]:
-    from pyproj import Transformer
-
-    box = Transformer.from_crs(crs, 4326, always_xy=True).transform_bounds(
-        west, south, east, north, densify_pts=_DENSIFIED
-    )
-    xmin, ymin, xmax, ymax = (float(value) for value in box)
-    return xmin, ymin, xmax, ymax
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,18 +279,16 @@ class _Polygons:
         cls,
         shapes: NDArray[np.object_],
         codes: NDArray[np.uint16],
-        crs: Any,
+        to_tile: Any,
         grid: TileGrid,
         boxes: NDArray[np.float64],
         href: str,
     ) -> "_Polygons":
-        """From shapes in ``crs``."""
+        """From shapes in the CRS from which ``to_tile`` leads to the tile's."""
         import shapely
-        from pyproj import Transformer
 
-        transformer = Transformer.from_crs(crs, grid.epsg, always_xy=True)
         kind, coordinates, offsets = shapely.to_ragged_array(shapes, include_z=False)
-        x, y = transformer.transform(coordinates[:, 0], coordinates[:, 1])
+        x, y = to_tile.transform(coordinates[:, 0], coordinates[:, 1])
         outside = ~(np.isfinite(x) & np.isfinite(y))
         if outside.any():
             # A polygon that spans the globe reaches where UTM has no coordinates: what lies near the tile will do.
@@ -295,7 +297,7 @@ class _Polygons:
             for i in np.unique(owners[outside]):
                 shapes[i] = _near(shapes[i], boxes, href)
             kind, coordinates, offsets = shapely.to_ragged_array(shapes, include_z=False)
-            x, y = transformer.transform(coordinates[:, 0], coordinates[:, 1])
+            x, y = to_tile.transform(coordinates[:, 0], coordinates[:, 1])
             if not (np.isfinite(x).all() and np.isfinite(y).all()):
                 raise InvalidLabels(
                     f"labels {href} have polygons at tile {grid.tile} that EPSG:{grid.epsg} cannot hold"
@@ -444,7 +446,8 @@ class RasterLabels(Labels):
             href,
             str(json.loads(tags[SOURCE_TAG])["name"]),
             _nomenclature(tags[NOMENCLATURE_TAG], href),
-            _degrees(self._dataset.crs.to_wkt(), *self._dataset.bounds),
+            self._dataset.crs.to_wkt(),
+            tuple(self._dataset.bounds),
         )
         self._sampler: tuple[TileGrid, TileSampler] | None = None
 

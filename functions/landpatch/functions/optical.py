@@ -267,12 +267,15 @@ class OpticalReader:
     def _windows(self, most: int) -> Iterator[tuple[int, int]]:
         """Upper-left corners, in metres from the tile's, of windows spread over what the scene covers.
 
-        At most ``most`` along each side, and no more than fit side by side: a pixel counts once.
+        At most ``most`` along each side (one more where the first begins outside), and no more than fit side by side:
+        a pixel counts once. They are whole numbers of windows from the tile's corner, where the blocks of a usual COG
+        are too: a window across four blocks would cost as much as four.
         """
         sides = []
         for patches in self.covered:
-            step = max(len(patches) * PATCH_METRES // most // 20 * 20, _WITNESS_METRES)
-            sides.append(range(patches.start * PATCH_METRES, patches.stop * PATCH_METRES, step))
+            first, last = patches.start * PATCH_METRES, patches.stop * PATCH_METRES
+            step = -(-(last - first) // (most * _WITNESS_METRES)) * _WITNESS_METRES
+            sides.append(range(first // _WITNESS_METRES * _WITNESS_METRES, last, step))
         yield from product(*sides)
 
     def _sample(self, band: _Band, down: int, right: int) -> NDArray[np.uint16]:

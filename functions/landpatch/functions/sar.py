@@ -17,7 +17,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from landpatch.catalog.errors import InvalidParameter, InvalidScene
-from landpatch.catalog.grid import TileGrid
+from landpatch.catalog.grid import STRIP_ROWS, TileGrid
 from landpatch.catalog.scenes import HeightsAbove, RadarScene
 from landpatch.functions.raster import open_raster
 from landpatch.functions.warp import Float32, TileSampler
@@ -46,6 +46,10 @@ class RadarStrips(Protocol):
     @property
     def aligned(self) -> bool:
         """Whether pixels are on the tile's own grid."""
+
+    @property
+    def strip_rows(self) -> int:
+        """How many patch rows are best read at once."""
 
     def strip(self, rows: range, out: Float32) -> None:
         """Read some patch rows as decibel."""
@@ -102,6 +106,11 @@ class RadarReader:
     def aligned(self) -> bool:
         """Whether both files are on the tile's own grid, so that decibel pixels come out bit for bit."""
         return all(sampler.aligned for sampler in self._samplers)
+
+    @property
+    def strip_rows(self) -> int:
+        """Those of a strip: how the work is cut is all the same here."""
+        return STRIP_ROWS
 
     def strip(self, rows: range, out: Float32) -> None:
         """Read some patch rows (0..90) as ``out``, float32 of shape (2, len(rows) * 120, 10920): VV, VH in dB.

@@ -1,6 +1,6 @@
 """The heart: one block of a tile, from scenes to patches, their files and their items.
 
-A block is worked through in strips of 13 patch rows. While the threads of a pool encode, hash and write the patches
+A block is worked through in strips of 7 patch rows. While the threads of a pool encode, hash and write the patches
 of one strip, the next strip is being read and cut. Names and bytes depend on the inputs alone: doing a block twice
 writes the same objects.
 """
@@ -20,16 +20,15 @@ from numpy.typing import NDArray
 
 from landpatch.catalog.bands import OPTICAL_ASSETS, REFERENCE_MAP, S1, S2_10M
 from landpatch.catalog.cogs import CogEncoder, Compression
-from landpatch.catalog.grid import PATCH_METRES, TileGrid, strips
+from landpatch.catalog.grid import PATCH_METRES, STRIP_ROWS, TileGrid, strips
 from landpatch.catalog.items import (
     THUMBNAIL,
     LabelOrigin,
     Origin,
     PatchRecord,
-    asset_href,
     item_from_row,
+    patch_hrefs,
     patch_table,
-    thumbnail_href,
 )
 from landpatch.catalog.names import TILE_PATCHES
 from landpatch.catalog.renderings import TRUE_COLOUR, picture, png
@@ -45,6 +44,7 @@ from landpatch.functions.sar import ElevationModel, RadarStrips, open_radar
 
 PATCH_PIXELS = PATCH_METRES // 10
 _STRIP_WIDTH = TILE_PATCHES * PATCH_PIXELS
+_PATCHES_A_TASK = 7  # of the pool: on S3 32 threads still share a strip's 637, and handing over costs a patch less
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,11 @@ class _Strip:
     """The arrays of one strip. Two exist in turn: one is filled while the other is written."""
 
     optical: dict[str, NDArray[np.uint16]]
+    """By asset key (rows, 91, bands, px, px), as patches want it."""
     radar: NDArray[np.float32]
-    spare: NDArray[np.float32] | None = None
+    """(rows, 91, 2, 120, 120)"""
     reference_map: NDArray[np.uint16] | None = None
+    """(rows * 120, 91 * 120)"""
 
     @classmethod
     def empty(cls, rows: int) -> "_Strip":
@@ -154,7 +156,7 @@ class _Strip:
             asset.key: np.empty((rows, TILE_PATCHES, len(asset.planes), asset.pixels, asset.pixels), np.uint16)
             for asset in OPTICAL_ASSETS
         }
-        return cls(optical, np.empty((2, rows * PATCH_PIXELS, _STRIP_WIDTH), np.float32))
+        return cls(optical, np.empty((rows, TILE_PATCHES, 2, PATCH_PIXELS, PATCH_PIXELS), np.float32))
 
 
 class _Block:
@@ -231,10 +233,12 @@ class _Block:
         return f"offset of 1000 {'removed' if offset.present else 'absent'}: {offset.reason}; {seen}"
 
     def _run_strips(self, rows: range, report: Callable[[Progress], None], total: int) -> None:
-        size = min(len(rows), max(len(strip) for strip in strips()))
+        at_once = max((reader.strip_rows for reader in self.radar_readers), default=STRIP_ROWS)
+        size = min(len(rows), at_once)
         buffers = [_Strip.empty(size), _Strip.empty(size)]
+        self.radar_strip = np.empty((2, size * PATCH_PIXELS, _STRIP_WIDTH), np.float32)
         writing: list[_Writing] = []
-        for number, strip in enumerate(strips(rows.start, rows.stop)):
+        for number, strip in enumerate(strips(rows.start, rows.stop, at_once)):
             buffer = buffers[number % 2]
             chosen = self._read(strip, buffer)
             # The strip before this one was written by the pool meanwhile; only now its buffer may go.
@@ -290,42 +294,35 @@ class _Block:
         Returns the scene's index by patch, -1 where none covers it.
         """
         radar_of = np.full(wanted.shape, -1, np.int64)
-        radar = buffer.radar[:, : len(strip) * PATCH_PIXELS]
+        source = self.radar_strip[:, : len(strip) * PATCH_PIXELS]
         for index, reader in enumerate(self.radar_readers):
             missing = wanted & (radar_of < 0)
             if not missing.any():
                 break
-            if index == 0:
-                target = radar
-            else:
-                if buffer.spare is None:
-                    buffer.spare = np.empty_like(buffer.radar)
-                target = buffer.spare[:, : len(strip) * PATCH_PIXELS]
-            reader.strip(strip, target)
-            found = missing & _without_nan(target, PATCH_PIXELS, TILE_PATCHES)
-            radar_of[found] = index
-            if index:
-                for row, column in np.argwhere(found):
-                    window = _patch_window(row, column)
-                    radar[window] = target[window]
+            reader.strip(strip, source)
+            _cut_complete(source, missing, buffer.radar)
+            radar_of[missing] = index
         return radar_of
 
     def _write(self, strip: range, buffer: _Strip, chosen: "_Chosen") -> list["_Writing"]:
         """Begin to write the kept patches of a strip."""
+        kept = [(row, column) for row, column in np.argwhere(chosen.kept).tolist()]
         begun = []
-        for row, column in np.argwhere(chosen.kept).tolist():
-            planes = self._planes(buffer, chosen, row, column)
-            future = self.pool.submit(self._write_patch, chosen, planes, row, column, strip.start + row)
+        for start in range(0, len(kept), _PATCHES_A_TASK):
+            places = kept[start : start + _PATCHES_A_TASK]
+            planes = [self._planes(buffer, chosen, *place) for place in places]
+            future = self.pool.submit(self._write_patches, chosen, planes, places, strip.start)
             begun.append(_Writing(planes, future))
         return begun
 
     def _finish(self, begun: list["_Writing"]) -> None:
         """Wait for the patches of a strip, in order."""
         for writing in begun:
-            record = writing.future.result()
+            records = writing.future.result()
             if self.sink is not None:  # here and not in the pool: one order, so that the sink's bytes are the same
-                self._pass_on(record, writing.planes)
-            self.records.append(record)
+                for record, planes in zip(records, writing.planes, strict=True):
+                    self._pass_on(record, planes)
+            self.records += records
 
     def _planes(self, buffer: _Strip, chosen: "_Chosen", row: int, column: int) -> dict[str, NDArray[Any]]:
         """Views of one patch's arrays by asset key, (bands, px, px) each."""
@@ -333,10 +330,25 @@ class _Block:
             asset.key: buffer.optical[asset.key][row, column] for asset in OPTICAL_ASSETS
         }
         if chosen.radar_of[row, column] >= 0:
-            planes[S1.key] = buffer.radar[_patch_window(row, column)]
+            planes[S1.key] = buffer.radar[row, column]
         if buffer.reference_map is not None:
-            planes[REFERENCE_MAP.key] = buffer.reference_map[None][_patch_window(row, column)]
+            top, left = row * PATCH_PIXELS, column * PATCH_PIXELS
+            planes[REFERENCE_MAP.key] = buffer.reference_map[
+                None, top : top + PATCH_PIXELS, left : left + PATCH_PIXELS
+            ]
         return planes
+
+    def _write_patches(
+        self,
+        chosen: "_Chosen",
+        planes: Sequence[Mapping[str, NDArray[Any]]],
+        places: Sequence[tuple[int, int]],
+        first_row: int,
+    ) -> list[PatchRecord]:
+        return [
+            self._write_patch(chosen, arrays, row, column, first_row + row)
+            for arrays, (row, column) in zip(planes, places, strict=True)
+        ]
 
     def _write_patch(
         self, chosen: "_Chosen", planes: Mapping[str, NDArray[Any]], row: int, x: int, y: int
@@ -344,15 +356,14 @@ class _Block:
         radar_index = int(chosen.radar_of[row, x])
         radar = self.origin.radars[radar_index] if radar_index >= 0 else None
         left, top = self.grid.corner(x, y)
+        hrefs = patch_hrefs(self.scene, x, y, radar)
         files = {}
         for asset in (*OPTICAL_ASSETS, S1, REFERENCE_MAP):
             if asset.key in planes:
                 data = self.encoders[asset.key].encode(planes[asset.key], left, top)
-                files[asset.key] = self._put(asset_href(self.scene, x, y, asset, radar), data)
+                files[asset.key] = self._put(hrefs[asset.key], data)
         if self.parameters.thumbnails:
-            files[THUMBNAIL] = self._put(
-                thumbnail_href(self.scene, x, y), png(picture(TRUE_COLOUR, planes[S2_10M.key]))
-            )
+            files[THUMBNAIL] = self._put(hrefs[THUMBNAIL], png(picture(TRUE_COLOUR, planes[S2_10M.key])))
         return self._record(chosen, row, x, y, files)
 
     def _pass_on(self, record: PatchRecord, planes: Mapping[str, NDArray[Any]]) -> None:
@@ -377,9 +388,8 @@ class _Block:
         labels: tuple[str, ...] = ()
         pixels: tuple[int, ...] = ()
         if chosen.counts is not None and self.sources.labels is not None:
-            present = np.flatnonzero(chosen.counts[row, x, :-2])
-            labels = tuple(self.sources.labels.nomenclature.classes[index] for index in present)
-            pixels = tuple(int(chosen.counts[row, x, index]) for index in present)
+            counts = zip(self.sources.labels.nomenclature.classes, chosen.counts[row, x, :-2].tolist(), strict=True)
+            labels, pixels = zip(*((name, count) for name, count in counts if count), strict=True)
         scl = chosen.classification
         radar = int(chosen.radar_of[row, x])
         return PatchRecord(
@@ -400,10 +410,10 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _Writing:
-    """A patch on its way to storage: views of its arrays by asset key, and its record to come."""
+    """Patches on their way to storage: views of the arrays of each by asset key, and their records to come."""
 
-    planes: Mapping[str, NDArray[Any]]
-    future: Future[PatchRecord]
+    planes: Sequence[Mapping[str, NDArray[Any]]]
+    future: Future[list[PatchRecord]]
 
 
 @dataclass(slots=True)
@@ -419,21 +429,24 @@ class _Chosen:
     cloud_flag: NDArray[np.bool_]
 
 
-def _patch_window(row: int, column: int) -> tuple[slice, slice, slice]:
-    top, left = row * PATCH_PIXELS, column * PATCH_PIXELS
-    return slice(None), slice(top, top + PATCH_PIXELS), slice(left, left + PATCH_PIXELS)
-
-
 @njit(cache=True, nogil=True)
-def _without_nan(strip: Any, pixels: int, columns: int) -> Any:  # pragma: no cover - compiled
-    """Which patches of a (2, rows * px, columns * px) strip have no NaN."""
-    rows = strip.shape[1] // pixels
-    complete = np.ones((rows, columns), np.bool_)
-    for plane in range(strip.shape[0]):
-        for y in range(rows * pixels):
-            for column in range(columns):
-                for x in range(column * pixels, (column + 1) * pixels):
-                    if np.isnan(strip[plane, y, x]):
-                        complete[y // pixels, column] = False
-                        break
-    return complete
+def _cut_complete(strip: Any, wanted: Any, out: Any) -> None:  # pragma: no cover - compiled
+    """Cut a (2, rows * px, columns * px) strip into the ``wanted`` patches of ``out`` (rows, columns, 2, px, px).
+
+    ``wanted`` (rows, columns) becomes which of them have no NaN.
+    """
+    pixels = out.shape[3]
+    for row in range(wanted.shape[0]):
+        for plane in range(2):
+            for y in range(pixels):
+                line = strip[plane, row * pixels + y]
+                for column in range(wanted.shape[1]):
+                    if not wanted[row, column]:
+                        continue
+                    source, target = line[column * pixels : (column + 1) * pixels], out[row, column, plane, y]
+                    holes = 0
+                    for x in range(pixels):
+                        holes += source[x] != source[x]
+                        target[x] = source[x]
+                    if holes:
+                        wanted[row, column] = False

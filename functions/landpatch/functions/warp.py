@@ -42,7 +42,7 @@ _ALIGNED_PIXELS = 1e-3  # a centimetre: far below any geolocation, far above the
 _STRAYING_PIXELS = 1e-4  # what a shift may grow by across the tile and still count as one
 _SNAP_PIXELS = 1e-6  # weights below this are rounding: float32 cannot show them, but they would spread nodata
 _FAR_BEFORE, _FAR_BEHIND = -(2.0**30), 2.0**30  # indices that lie in no window, and still in int32
-_WINDOW_PIXELS = 2**25  # largest source window read at once (134 MB as float32): twice a strip of 13 patch rows
+_WINDOW_PIXELS = 2**25  # largest source window read at once (134 MB as float32): four times a strip of 7 patch rows
 _SEAM_METRES, _SEAM_DEGREES = 100_000.0, 90.0  # knots 200 m apart never lie so far apart but across a map's seam
 
 Float32 = NDArray[np.float32]

@@ -4,6 +4,7 @@ A process that dies (out of memory, killed) costs its own block and nothing else
 end by themselves, and the next build takes their blocks over.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -139,6 +140,7 @@ def _work(
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _interrupt)
     _end_with_parent()
+    gc.freeze()  # what the imports made stays anyway: the collector need not look at it again and again
     with pipe, ExitStack() as stack:
         sink = None
         if lmdb is not None:

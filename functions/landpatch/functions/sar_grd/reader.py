@@ -39,7 +39,7 @@ from landpatch.functions.sar_grd.geometry import (
 from landpatch.functions.warp import KNOT_PIXELS, PATCH_PIXELS, PIXEL_METRES
 
 _PIECE_PATCHES = 7  # a piece's arrays take 40 MB; 13 would take 120 and be no faster
-_FLAT_PATCHES = 13  # divides a tile, and is how many rows a build reads at once; 7 would have twice the margins
+_FLAT_PATCHES = 13  # divides a tile, and is how many rows a build then reads at once; 7 would have twice the margins
 _PATCH_KNOTS = PATCH_PIXELS // KNOT_PIXELS
 _MARGIN = 8  # pixels around what a piece's knots ask for: between knots lie joints of ground range polynomials
 
@@ -86,6 +86,11 @@ class GrdReader:
     def aligned(self) -> bool:
         """Never: pixels of radar geometry are always resampled."""
         return False
+
+    @property
+    def strip_rows(self) -> int:
+        """A whole number of pieces."""
+        return _FLAT_PATCHES if self._flattens else _PIECE_PATCHES
 
     def strip(self, rows: range, out: Float32) -> None:
         """Read some patch rows (0..90) as ``out``, float32 of shape (2, len(rows) * 120, 10920): VV, VH in dB.
