@@ -706,14 +706,25 @@ class _Source:
         contested = frozenset(key for key, checksums in seen.items() if len(checksums) > 1)
         return cls(table.filter(pa.array(wanted, pa.bool_())), layout, assets, contested)
 
-    def values(self, rows: range) -> list[tuple[str, list[PatchFile]]]:
-        """Keys of some rows, and the files whose planes are their values."""
-        table = self.table.slice(rows.start, len(rows)).to_pydict()
+    def values(
+        self, rows: range, missing: Callable[[Sequence[str]], Sequence[bool]]
+    ) -> list[tuple[str, list[PatchFile]]]:
+        """Of some rows, the keys that are ``missing`` or contested, and the files whose planes are their values."""
+        table = self.table.slice(rows.start, len(rows))
+        keys = table.column("key").to_pylist()
+        wanted = [lacking or key in self.contested for key, lacking in zip(keys, missing(keys), strict=True)]
+        chosen = table.filter(pa.array(wanted, pa.bool_())).to_pydict()
         files = [
-            map(PatchFile, table["patch"], repeat(asset), table[f"{asset.key}.href"], table[f"{asset.key}.checksum"])
+            map(
+                PatchFile,
+                chosen["patch"],
+                repeat(asset),
+                chosen[f"{asset.key}.href"],
+                chosen[f"{asset.key}.checksum"],
+            )
             for asset in self.assets
         ]
-        return list(zip(table["key"], map(list, zip(*files, strict=True)), strict=True))
+        return list(zip(chosen["key"], map(list, zip(*files, strict=True)), strict=True))
 
 
 class _Memory:
@@ -746,8 +757,8 @@ class _Work:
             for rows in batches(source.table.num_rows, _KEYS_A_TRANSACTION):
                 keys = set()
                 with self.database.transaction(len(rows), source.layout.size) as put:
-                    for _ in batches(len(rows), _VALUES_A_TASK):
-                        for key, found in next(groups):
+                    while group := next(groups):
+                        for key, found in group:
                             if isinstance(found, DamagedFile):
                                 self.problems.append(str(found))
                                 continue
@@ -767,14 +778,16 @@ class _Work:
             pool.shutdown(cancel_futures=True)
 
     def _read_ahead(self, source: _Source, pool: ThreadPoolExecutor, spare: list[_Memory]) -> Iterator["_Group"]:
-        """What is missing of each few rows of a transaction, in order; a bounded number is under way."""
+        """What is missing, in order, a few values at a time; an empty group ends the rows of a transaction.
+
+        A bounded number is read ahead of what is taken.
+        """
         ahead: deque[Future[_Group]] = deque()
         for rows in batches(source.table.num_rows, _KEYS_A_TRANSACTION):
-            values = source.values(rows)
             # What the transaction that is open puts is not seen, and is in other rows.
-            missing = self.database.missing([key for key, _ in values])
-            for group in batches(len(rows), _VALUES_A_TASK):
-                wanted = [values[row] for row in group if missing[row] or values[row][0] in source.contested]
+            values = source.values(rows, self.database.missing)
+            for group in (*batches(len(values), _VALUES_A_TASK), range(0)):
+                wanted = values[group.start : group.stop]
                 ahead.append(pool.submit(_read, self.storage, source.layout, wanted, spare))
                 if len(ahead) > _TASKS_AHEAD * self.storage.threads:
                     yield ahead.popleft().result()
