@@ -9,7 +9,8 @@ ones bytes differ that no page uses, so that an export gives the same file wheth
 The two metadata tables of the same patches lie beside ``data.mdb``.
 
 A file grows beside its place, in ``<path>.partial``, and is moved there when it is complete. ``export_lmdb`` makes it
-from patch files; a build can fill it on the way (LmdbWriter) and let ``export_lmdb`` add what is missing.
+from patch files; a build can fill it on the way (LmdbWriter), in transactions so small that their values stay in the
+processor's caches, and let ``export_lmdb`` add what is missing.
 
 Sources: https://github.com/kai-tub/rico-hdl; https://github.com/huggingface/safetensors (format); LMDB 0.9, mdb.c.
 """
@@ -58,8 +59,8 @@ MARKER = "landpatch.json"
 """Beside ``data.mdb``: which dataset it was made from, and in which state of it."""
 
 _KEYS_A_TRANSACTION = 512  # rico-hdl's, so that files are equal; about 80 MB
-_KEYS_A_FLUSH = 12  # of a build's patches: 1.2 MB, which are encoded, copied by LMDB and written from the caches
-_VALUES_A_TASK, _TASKS_AHEAD = 8, 2  # of a thread that reads files: 1.3 MB at most for each
+_KEYS_A_FLUSH = 6  # two patches of a build, 0.6 MB: encoded, copied by LMDB and written while the caches hold them
+_VALUES_A_TASK, _TASKS_AHEAD = 8, 2  # of each thread that reads files: 1.3 MB a task at most
 _FIRST_MAP = 64 * 2**20
 _SPARE_PAGES = 64  # of a transaction: the way to the leaf, the list of free pages
 _MAP_STEP = 4 * 2**30  # the map doubles up to this size and then grows by it
