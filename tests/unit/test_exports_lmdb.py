@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import struct
@@ -505,6 +506,28 @@ def test_processes_write_the_same_file_at_the_same_time(dataset: Dataset, tmp_pa
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     expected = all_values([Patch(x, y) for x in range(3) for y in range(6)])
     assert dict(read_all(tmp_path / "out.lmdb.partial")) == expected
+
+
+CUT_OFF = """
+    import os, signal, sys
+    from landpatch.catalog.exports.lmdb import LmdbWriter
+    from test_exports_lmdb import PATCHES, put
+
+    writer = LmdbWriter(sys.argv[1], dataset=sys.argv[2])
+    for patch in PATCHES[:3]:
+        put(writer, patch)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_build_that_is_killed_loses_the_patches_that_wait(dataset: Dataset, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(CUT_OFF), str(tmp_path / "out.lmdb"), dataset.storage.url]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run(command, check=False, env=os.environ | paths)
+    assert killed.returncode == -signal.SIGKILL
+    assert dict(read_all(tmp_path / "out.lmdb.partial")) == all_values(PATCHES[:2])
+    assert export_lmdb(dataset, tmp_path / "out.lmdb", fused=True).written == 6
+    assert dict(read_all(tmp_path / "out.lmdb")) == all_values(PATCHES)
 
 
 HOLDER = """

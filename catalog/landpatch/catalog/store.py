@@ -111,8 +111,10 @@ class Storage:
     def get(self, path: str) -> bytes:
         """The whole object."""
         with self._explained("read", path):
-            if self.folder is not None:  # a third of the CPU time of obstore's read
-                return (self.folder / path).read_bytes()
+            if self.folder is not None:
+                # Half the CPU time of Path.read_bytes, a sixth of obstore's.
+                with open(f"{self.folder}/{path}", "rb", buffering=0) as file:  # noqa: PTH123 - Path.open takes longer
+                    return file.read()
             data = bytes(obstore.get(self._store, path).bytes())
             self._count(bytes_read=len(data))
             return data

@@ -9,7 +9,8 @@ ones bytes differ that no page uses, so that an export gives the same file wheth
 The two metadata tables of the same patches lie beside ``data.mdb``.
 
 A file grows beside its place, in ``<path>.partial``, and is moved there when it is complete. ``export_lmdb`` makes it
-from patch files; a build can fill it on the way (LmdbWriter) and let ``export_lmdb`` add what is missing.
+from patch files; a build can fill it on the way (LmdbWriter), in transactions so small that their values stay in the
+processor's caches, and let ``export_lmdb`` add what is missing.
 
 Sources: https://github.com/kai-tub/rico-hdl; https://github.com/huggingface/safetensors (format); LMDB 0.9, mdb.c.
 """
@@ -25,7 +26,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from hashlib import sha256
+from itertools import repeat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +59,10 @@ MARKER = "landpatch.json"
 """Beside ``data.mdb``: which dataset it was made from, and in which state of it."""
 
 _KEYS_A_TRANSACTION = 512  # rico-hdl's, so that files are equal; about 80 MB
+_KEYS_A_FLUSH = 6  # two patches of a build, 0.6 MB: encoded, copied by LMDB and written while the caches hold them
+_VALUES_A_TASK, _TASKS_AHEAD = 8, 2  # of each thread that reads files: 1.3 MB a task at most
 _FIRST_MAP = 64 * 2**20
+_SPARE_PAGES = 64  # of a transaction: the way to the leaf, the list of free pages
 _MAP_STEP = 4 * 2**30  # the map doubles up to this size and then grows by it
 _DATA, _LOCK = "data.mdb", "lock.mdb"
 _PATIENCE = 10  # seconds that a folder may be held by others: joining it takes them a moment
@@ -200,34 +206,46 @@ class _Database:
             entries: int = self._env.stat()["entries"]
             return entries
 
-    def put(self, pairs: Sequence[tuple[str, Any]], *, over: bool) -> list[str]:
-        """Write the pairs in one transaction; what is there already with the same value stays untouched.
+    def put(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Write the pairs in one transaction, over what is there already; the same value stays untouched."""
 
-        Returns the keys that are there with another value, which ``over`` replaces.
-        """
-
-        def write(transaction: Any) -> list[str]:
-            different = []
+        def write(transaction: Any) -> None:
             for key, value in pairs:
-                name = key.encode()
-                # The rightmost page is split in halves as upstream does it: no append mode.
-                if transaction.put(name, value, overwrite=False):
-                    continue
-                if bytes(transaction.get(name)) != bytes(value):
-                    different.append(key)
-                    if over:
-                        transaction.put(name, value)
-            return different
+                if not _put(transaction, key, value):
+                    transaction.put(key.encode(), value)
 
-        return self._written(write)
+        self._written(write)
+
+    @contextmanager
+    def transaction(self, values: int, size: int) -> Iterator[Callable[[str, Any], bool]]:
+        """One transaction for up to ``values`` values of ``size`` bytes; no other process may write.
+
+        Gives what puts a value and tells whether the key has that value now: what is there already stays. The value's
+        memory may be used again at once.
+        """
+        with self._explained():
+            self._make_room(values, size)
+            with self._begin(write=True) as transaction:
+                yield partial(_put, transaction)
+
+    def _make_room(self, values: int, size: int) -> None:
+        """So that a transaction does not have to be begun again with a larger map, for which it is too late then."""
+        info = self._env.info()
+        page = self._env.stat()["psize"]
+        # A value has pages of its own; of the tree's it needs less than one, a transaction some more.
+        needed = (info["last_pgno"] + 1 + values * (size // page + 3) + _SPARE_PAGES) * page
+        map_size = info["map_size"]
+        while map_size < needed:
+            map_size += min(map_size, _MAP_STEP)
+        if map_size != info["map_size"]:
+            self._env.set_mapsize(map_size)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove keys."""
 
-        def write(transaction: Any) -> list[str]:
+        def write(transaction: Any) -> None:
             for key in keys:
                 transaction.delete(key.encode())
-            return []
 
         self._written(write)
 
@@ -239,12 +257,13 @@ class _Database:
         finally:
             self._env.close()
 
-    def _written(self, write: Callable[[Any], list[str]]) -> list[str]:
+    def _written(self, write: Callable[[Any], None]) -> None:
         with self._explained():
             while True:
                 try:
                     with self._begin(write=True) as transaction:
-                        return write(transaction)
+                        write(transaction)
+                    return
                 except lmdb.MapFullError:
                     size = self._env.info()["map_size"]
                     self._env.set_mapsize(size + min(size, _MAP_STEP))
@@ -266,6 +285,13 @@ class _Database:
             if "No space left" in reason or shutil.disk_usage(self._folder).free < 2**20:
                 reason = "the disk is full; free some space and run the same command again"
             raise StorageError(f"cannot write {self._folder / _DATA}: {reason}") from error
+
+
+def _put(transaction: Any, key: str, value: Any) -> bool:
+    """Put a value where there is none; whether the key has it now."""
+    name = key.encode()
+    # The rightmost page is split in halves as upstream does it: no append mode.
+    return transaction.put(name, value, overwrite=False) or bytes(transaction.get(name)) == bytes(value)
 
 
 # Of a meta page (mdb.c, MDB_meta behind a page header of 16 bytes): magic number and version, then the offsets of the
@@ -471,7 +497,7 @@ class LmdbWriter:
             pairs.append((key, MAP_BLOB.encode({REFERENCE_MAP.key: reference_map[None]})))
         with self._changing:
             self._waiting += pairs
-            full = len(self._waiting) >= _KEYS_A_TRANSACTION
+            full = len(self._waiting) >= _KEYS_A_FLUSH
         if full:
             self.flush()
 
@@ -482,7 +508,7 @@ class LmdbWriter:
             with self._changing:
                 pairs, self._waiting = self._waiting, []
             if pairs:
-                self._database.put(pairs, over=True)
+                self._database.put(pairs)
 
     def close(self) -> None:
         """Commit, bring everything to the disk and let go of the file."""
@@ -681,10 +707,38 @@ class _Source:
         contested = frozenset(key for key, checksums in seen.items() if len(checksums) > 1)
         return cls(table.filter(pa.array(wanted, pa.bool_())), layout, assets, contested)
 
+    def values(
+        self, rows: range, missing: Callable[[Sequence[str]], Sequence[bool]]
+    ) -> list[tuple[str, list[PatchFile]]]:
+        """Of some rows, the keys that are ``missing`` or contested, and the files whose planes are their values."""
+        table = self.table.slice(rows.start, len(rows))
+        keys = table.column("key").to_pylist()
+        wanted = [lacking or key in self.contested for key, lacking in zip(keys, missing(keys), strict=True)]
+        chosen = table.filter(pa.array(wanted, pa.bool_())).to_pydict()
+        files = [
+            map(
+                PatchFile,
+                chosen["patch"],
+                repeat(asset),
+                chosen[f"{asset.key}.href"],
+                chosen[f"{asset.key}.checksum"],
+            )
+            for asset in self.assets
+        ]
+        return list(zip(chosen["key"], map(list, zip(*files, strict=True)), strict=True))
+
+
+class _Memory:
+    """A blob that is filled, written and filled again, which costs least while it stays in the processor's caches."""
+
+    def __init__(self, layout: BlobLayout) -> None:
+        self.blob = layout.empty()
+        self.planes = layout.planes(self.blob)
+
 
 @dataclass(slots=True)
 class _Work:
-    """Reads files in threads and writes their values in order, a transaction behind the reading."""
+    """Reads files in threads and writes their values in order, a few of them behind the reading."""
 
     storage: Storage
     database: _Database
@@ -698,62 +752,68 @@ class _Work:
     def run(self, source: _Source) -> None:
         """Write what is missing of one source, in transactions that are the same whenever the work was stopped."""
         pool = ThreadPoolExecutor(self.storage.threads)
-        ahead: deque[tuple[int, list[tuple[str, Future[Any]]]]] = deque()
+        spare: list[_Memory] = []
+        groups = self._read_ahead(source, pool, spare)
         try:
             for rows in batches(source.table.num_rows, _KEYS_A_TRANSACTION):
-                ahead.append((len(rows), self._begin(source, rows, pool)))
-                if len(ahead) > 1:
-                    self._end(*ahead.popleft())
-            while ahead:
-                self._end(*ahead.popleft())
+                keys = set()
+                with self.database.transaction(len(rows), source.layout.size) as put:
+                    while group := next(groups):
+                        for key, found in group:
+                            if isinstance(found, DamagedFile):
+                                self.problems.append(str(found))
+                                continue
+                            keys.add(key)
+                            if not put(key, found.blob):
+                                self.problems.append(
+                                    f"{key} has other pixels in one patch than in another: two Sentinel-1 products "
+                                    "of this name"
+                                )
+                            spare.append(found)
+                if keys and not self.at_once:
+                    self.database.forget()
+                self.written += len(keys)
+                self.done += len(rows)
+                self.report(self.done, self.total)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin(self, source: _Source, rows: range, pool: ThreadPoolExecutor) -> list[tuple[str, Future[Any]]]:
-        table = source.table.slice(rows.start, len(rows)).to_pydict()
-        keys = table["key"]
-        missing = self.database.missing(keys)
-        futures = []
-        for number, key in enumerate(keys):
-            if missing[number] or key in source.contested:
-                files = [
-                    PatchFile(
-                        table["patch"][number],
-                        asset,
-                        table[f"{asset.key}.href"][number],
-                        table[f"{asset.key}.checksum"][number],
-                    )
-                    for asset in source.assets
-                ]
-                # The memory is from this thread, which also frees it: the C library keeps it best for one thread.
-                blob = source.layout.empty()
-                futures.append((key, pool.submit(_fill, blob, self.storage, source.layout, files)))
-        return futures
+    def _read_ahead(self, source: _Source, pool: ThreadPoolExecutor, spare: list[_Memory]) -> Iterator["_Group"]:
+        """What is missing, in order, a few values at a time; an empty group ends the rows of a transaction.
 
-    def _end(self, count: int, futures: list[tuple[str, Future[Any]]]) -> None:
-        pairs = []
-        for key, future in futures:
-            try:
-                pairs.append((key, future.result()))
-            except DamagedFile as error:
-                self.problems.append(str(error))
-        if pairs:
-            different = self.database.put(pairs, over=False)
-            self.problems += [
-                f"{key} has other pixels in one patch than in another: two Sentinel-1 products of this name"
-                for key in different
-            ]
-            if not self.at_once:
-                self.database.forget()
-            self.written += len({key for key, _ in pairs})
-        self.done += count
-        self.report(self.done, self.total)
+        A bounded number is read ahead of what is taken.
+        """
+        ahead: deque[Future[_Group]] = deque()
+        for rows in batches(source.table.num_rows, _KEYS_A_TRANSACTION):
+            # What the transaction that is open puts is not seen, and is in other rows.
+            values = source.values(rows, self.database.missing)
+            for group in (*batches(len(values), _VALUES_A_TASK), range(0)):
+                wanted = values[group.start : group.stop]
+                ahead.append(pool.submit(_read, self.storage, source.layout, wanted, spare))
+                if len(ahead) > _TASKS_AHEAD * self.storage.threads:
+                    yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
-def _fill(
-    blob: NDArray[np.uint8], storage: Storage, layout: BlobLayout, files: Sequence[PatchFile]
-) -> NDArray[np.uint8]:
-    planes = layout.planes(blob)
-    for file in files:
-        file.read_into(storage, planes[file.asset.key])
-    return blob
+_Group = list[tuple[str, _Memory | DamagedFile]]
+
+
+def _read(
+    storage: Storage, layout: BlobLayout, values: Sequence[tuple[str, list[PatchFile]]], spare: list[_Memory]
+) -> _Group:
+    """The values of some keys, in ``spare`` memory as far as there is some."""
+    group: _Group = []
+    for key, files in values:
+        try:
+            memory = spare.pop()
+        except IndexError:
+            memory = _Memory(layout)
+        try:
+            for file in files:
+                file.read_into(storage, memory.planes[file.asset.key])
+        except DamagedFile as error:
+            group.append((key, error))
+        else:
+            group.append((key, memory))
+    return group
