@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 _HERE = Path(__file__).parent
-_PACKAGES = ("landpatch", "rasterio", "numpy", "numba", "isal", "obstore", "lmdb", "odc-stac", "pystac")
+_PACKAGES = ("landpatch", "rasterio", "numpy", "numba", "deflate", "obstore", "lmdb", "odc-stac", "pystac")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def machine() -> dict[str, Any]:
         "load": [round(value, 2) for value in os.getloadavg()],
         "python": platform.python_version(),
         "versions": versions(
-            ("landpatch", "rasterio", "numpy", "numba", "isal", "obstore", "lmdb", "odc-stac", "pystac")
+            ("landpatch", "rasterio", "numpy", "numba", "deflate", "obstore", "lmdb", "odc-stac", "pystac")
         ),
     }
 

@@ -91,8 +91,8 @@ def test_the_tile_worker_starts_without_what_it_never_uses() -> None:
     [
         ("plan", {"pyogrio", "duckdb", "fastapi"}),
         ("tile", {"pyogrio", "duckdb", "fastapi", "requests"}),
-        ("index", {"pyogrio", "duckdb", "fastapi", "requests", "numba", "rasterio", "isal"}),
-        ("api", {"pyogrio", "numba", "rasterio", "isal", "boto3", "pyproj", "jsonschema_rs"}),
+        ("index", {"pyogrio", "duckdb", "fastapi", "requests", "numba", "rasterio", "deflate"}),
+        ("api", {"pyogrio", "numba", "rasterio", "deflate", "boto3", "pyproj", "jsonschema_rs"}),
     ],
 )
 def test_a_function_starts_without_what_it_does_not_need_at_once(handler: str, absent: set[str]) -> None:

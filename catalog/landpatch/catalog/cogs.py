@@ -20,11 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 from xml.sax.saxutils import escape
 
+import deflate as libdeflate
 import numpy as np
-from isal import isal_zlib
 from numba import njit
 from numpy.typing import NDArray
 
@@ -348,13 +348,11 @@ def _read_with_gdal(data: bytes, asset: PatchAsset) -> NDArray[Any]:
 # --- Streams --------------------------------------------------------------------------------------------------------
 
 
-# isal's type stub takes its error class for an instance; Arrow raises OSError.
-_STREAM_ERRORS = (cast("type[Exception]", isal_zlib.error), OSError)
+_STREAM_ERRORS = (libdeflate.DeflateError, OSError)  # the latter is Arrow's
 
 
-def _inflate(strip: memoryview, size: int) -> bytes:
-    raw: bytes = isal_zlib.decompress(strip, bufsize=size)
-    return raw
+def _inflate(strip: memoryview, size: int) -> bytearray:
+    return libdeflate.zlib_decompress(strip, size)
 
 
 @cache
@@ -467,7 +465,7 @@ def _difference(planes: NDArray[np.uint16], differences: NDArray[np.uint16]) -> 
 # What restores holds Python's lock: it takes microseconds, and to be without the lock for so long costs more.
 
 
-def _restore_uint16(raw: bytes, plane: NDArray[np.uint16]) -> None:
+def _restore_uint16(raw: bytes | bytearray, plane: NDArray[np.uint16]) -> None:
     _accumulate(np.frombuffer(raw, np.uint16), plane)
 
 
@@ -505,7 +503,7 @@ def _difference_bytes(words: NDArray[np.uint32], differences: NDArray[np.uint8])
                 left = values[width - 1] >> shift
 
 
-def _restore_float32(raw: bytes, plane: NDArray[np.float32]) -> None:
+def _restore_float32(raw: bytes | bytearray, plane: NDArray[np.float32]) -> None:
     _accumulate_bytes(np.frombuffer(raw, np.uint8), plane.view(np.uint32))
 
 

@@ -23,7 +23,7 @@ _JPEG_2000 = (".jp2", ".j2k")
 
 # What cloud reads need (shared INFRA notes; GDAL's "Cloud optimized" guide): no directory listings, one ranged
 # request at open, adjacent ranges merged, retries. GDAL_CACHEMAX is in bytes: 512 MB hold two rows of blocks of all
-# twelve bands of a tile, so that strips never decode a block twice.
+# twelve bands of a tile, so that strips never decode a block twice; local files mostly go past it (geotiff_blocks).
 _GDAL_OPTIONS: dict[str, str | int | bool] = {
     "GDAL_CACHEMAX": 512 * 2**20,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
