@@ -1,10 +1,10 @@
 """A whole tile to measure with: scenes of 10980 px on disk, generated once and kept.
 
-Tile 33UUP as an invented landscape: 12 bands and SCL as COGs (deflate, blocks of 1024 px as Earth Search has them; the
-Planetary Computer's have 512, where single patches cost a quarter less to read), Sentinel-1 VV and VH in linear
-power on a grid of its own (same UTM zone, shifted by a fraction of a pixel, larger than the tile), and about 6,500
-CORINE-like polygons in EPSG:3035, prepared as GeoParquet. No pixel is nodata, so that all 8281 patches are kept: the
-most work that a tile can be.
+Tile 33UUP as an invented landscape: 12 bands and SCL as COGs (deflate, blocks of 1024 px as Earth Search has them; in
+the Planetary Computer's 512 a single patch costs a quarter less to read), Sentinel-1 VV and VH in linear power on a
+grid of its own (same UTM zone, shifted by a fraction of a pixel, larger than the tile), and about 6,500 CORINE-like
+polygons in EPSG:3035, prepared as GeoParquet. No pixel is nodata, so that all 8281 patches are kept: the most work
+that a tile can be.
 """
 
 import json
