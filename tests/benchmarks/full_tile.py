@@ -1,7 +1,7 @@
 """A whole tile to measure with: scenes of 10980 px on disk, generated once and kept.
 
-Tile 33UUP as an invented landscape: 12 bands and SCL as COGs (deflate), Sentinel-1 VV and VH in linear power on a grid
-of its own (same UTM zone, shifted by a fraction of a pixel, larger than the tile), and about 6,500 CORINE-like
+Tile 33UUP as an invented landscape: 12 bands and SCL as COGs (deflate), Sentinel-1 VV and VH in linear power on a
+grid of its own (same UTM zone, shifted by a fraction of a pixel, larger than the tile), and about 6,500 CORINE-like
 polygons in EPSG:3035, prepared as GeoParquet. No pixel is nodata, so that all 8281 patches are kept: the most work
 that a tile can be.
 """
@@ -21,8 +21,8 @@ SCENE_PIXELS = 10980
 POLYGONS = 6500  # what CLC 2018 has in a tile of Central Europe: 5,000 to 8,000
 SEED = 11
 BLOCK_PIXELS = 1024
-"""As on the tile that the bars come from: of a block of 1024 px, 90 bytes are decoded for each that a single patch uses
-(the project's notes on performance); of one of 512 px it would be 28, and the naive way a quarter cheaper."""
+"""As on the tile that the bars come from: of blocks of 1024 px, 90 bytes are decoded for each that one patch uses
+(the project's notes on performance); of 512 px it would be 28, and the naive way a quarter cheaper."""
 _VERSION = 3  # another number makes an old cache worthless
 
 Say = Callable[[str], None]
