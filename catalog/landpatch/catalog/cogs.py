@@ -15,7 +15,6 @@ programs see what GDAL's own driver would have stored. Sources: TIFF 6.0; Adobe'
 """
 
 import struct
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -31,6 +30,8 @@ from numpy.typing import NDArray
 from landpatch.catalog.bands import PatchAsset
 from landpatch.catalog.deflate import deflate
 from landpatch.catalog.errors import InvalidParameter, UnreadableAsset
+from landpatch.catalog.heap import ThreadMemory
+from landpatch.catalog.predictors import LANES, restore_bytes, restore_line
 
 Compression = Literal["deflate", "zstd"]
 
@@ -434,19 +435,11 @@ def _xxh64(words: NDArray[np.uint64], rest: NDArray[np.uint8]) -> Any:
 # --- Predictors -----------------------------------------------------------------------------------------------------
 
 
-_rooms = threading.local()
-
-
-def _room(size: int) -> NDArray[np.uint8]:
-    """This thread's memory for what a predictor leaves, used again: fresh pages cost as much as the work."""
-    room: NDArray[np.uint8] | None = getattr(_rooms, "octets", None)
-    if room is None or len(room) < size:
-        room = _rooms.octets = np.empty(size, np.uint8)
-    return room[:size]
+_room = ThreadMemory()
 
 
 def _predict_uint16(planes: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    differences = _room(planes.nbytes).view(np.uint16).reshape(planes.shape)
+    differences = _room.octets(planes.nbytes).view(np.uint16).reshape(planes.shape)
     # One copy of a strided view costs half of what numba loses on one.
     _difference(np.ascontiguousarray(planes), differences)
     return differences
@@ -466,22 +459,18 @@ def _difference(planes: NDArray[np.uint16], differences: NDArray[np.uint16]) -> 
 
 
 def _restore_uint16(raw: bytes | bytearray, plane: NDArray[np.uint16]) -> None:
-    _accumulate(np.frombuffer(raw, np.uint16), plane)
+    _restore_lines(np.frombuffer(raw, np.uint16).reshape(plane.shape), plane)
 
 
 @njit(cache=True)
-def _accumulate(differences: NDArray[np.uint16], plane: NDArray[np.uint16]) -> None:
-    height, width = plane.shape
-    for row in range(height):
-        value = np.uint16(0)
-        for column in range(width):
-            value = np.uint16(value + differences[row * width + column])
-            plane[row, column] = value
+def _restore_lines(differences: NDArray[np.uint16], plane: NDArray[np.uint16]) -> None:
+    for row in range(len(plane)):
+        restore_line(differences[row], 2, plane[row])
 
 
 def _predict_float32(planes: NDArray[np.float32]) -> NDArray[np.uint8]:
     count, height, width = planes.shape
-    differences = _room(planes.nbytes).reshape(count, height, 4 * width)
+    differences = _room.octets(planes.nbytes).reshape(count, height, 4 * width)
     _difference_bytes(np.ascontiguousarray(planes).view(np.uint32), differences)
     return differences
 
@@ -504,39 +493,14 @@ def _difference_bytes(words: NDArray[np.uint32], differences: NDArray[np.uint8])
 
 
 def _restore_float32(raw: bytes | bytearray, plane: NDArray[np.float32]) -> None:
-    _accumulate_bytes(np.frombuffer(raw, np.uint8), plane.view(np.uint32))
+    _restore_lines_of_bytes(np.frombuffer(raw, np.uint8).reshape(len(plane), -1), plane.view(np.uint32))
 
 
 @njit(cache=True)
-def _accumulate_bytes(differences: NDArray[np.uint8], words: NDArray[np.uint32]) -> None:
-    """The four runs of a row are summed side by side, in four lanes of 16 bits, of which the lower 8 count."""
-    height, width = words.shape
-    octet = np.uint64(0x00FF00FF00FF00FF)
-    lanes = np.empty(width, np.uint64)
-    for row in range(height):
-        runs = differences[row * 4 * width : (row + 1) * 4 * width]
-        for column in range(width):
-            lanes[column] = (
-                np.uint64(runs[column])
-                | (np.uint64(runs[width + column]) << np.uint64(16))
-                | (np.uint64(runs[2 * width + column]) << np.uint64(32))
-                | (np.uint64(runs[3 * width + column]) << np.uint64(48))
-            )
-        total = np.uint64(0)
-        for column in range(width):
-            total = (total + lanes[column]) & octet
-            lanes[column] = total
-        # Each run goes on from the last value of the one before: the sums of all that precede it.
-        before = total << np.uint64(16)
-        before = (before + (before << np.uint64(16)) + (before << np.uint64(32))) & octet
-        for column in range(width):
-            value = (lanes[column] + before) & octet
-            words[row, column] = np.uint32(
-                (value << np.uint64(24))
-                | (value & np.uint64(0x00FF0000))
-                | (value >> np.uint64(24)) & np.uint64(0xFF00)
-                | (value >> np.uint64(48))
-            )
+def _restore_lines_of_bytes(differences: NDArray[np.uint8], words: NDArray[np.uint32]) -> None:
+    lanes = np.empty(LANES, np.uint64)
+    for row in range(len(words)):
+        restore_bytes(differences[row], lanes, words[row])
 
 
 _PREDICTORS: dict[str, tuple[Any, Any]] = {

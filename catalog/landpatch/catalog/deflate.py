@@ -12,12 +12,13 @@ Sources: RFC 1950 (zlib), RFC 1951 (deflate); Moffat and Katajainen, In-place ca
 (WADS 1995); the repair of codes that are too long is miniz's (R. Geldreich).
 """
 
-import threading
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from landpatch.catalog.heap import ThreadMemory
 
 _END = 256  # the symbol after the last; literals are 0 to 255, runs from 257 on
 _SYMBOLS = 286
@@ -48,6 +49,9 @@ def _run_symbols() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int
 _RUN_SYMBOL, _RUN_EXTRA_BITS, _RUN_EXTRA = _run_symbols()
 
 
+_room = ThreadMemory()
+
+
 def deflate(strips: NDArray[Any]) -> list[bytes]:
     """One zlib stream for each of ``strips``: an array of two or more dimensions, one strip behind the other.
 
@@ -57,21 +61,10 @@ def deflate(strips: NDArray[Any]) -> list[bytes]:
     whole = octets.shape[1] // 4
     words = np.ascontiguousarray(octets[:, : 4 * whole]).view("<u4")
     # No code is longer than two bytes.
-    streams = _room(len(strips) * (whole + _HEADER_WORDS)).reshape(len(strips), -1)
+    streams = _room.octets(8 * len(strips) * (whole + _HEADER_WORDS)).view(np.uint64).reshape(len(strips), -1)
     sizes = np.empty(len(strips), np.int64)
     _deflate(octets, words, streams, sizes)
     return [stream[:used].tobytes() for stream, used in zip(streams.view(np.uint8), sizes.tolist(), strict=True)]
-
-
-_rooms = threading.local()
-
-
-def _room(words: int) -> NDArray[np.uint64]:
-    """This thread's memory for streams, used again and again: fresh pages cost as much as filling them."""
-    room: NDArray[np.uint64] | None = getattr(_rooms, "words", None)
-    if room is None or len(room) < words:
-        room = _rooms.words = np.empty(words, np.uint64)
-    return room[:words]
 
 
 @njit(cache=True, nogil=True)

@@ -16,12 +16,29 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _LARGEST_KEPT = 32 * 2**20
 """glibc takes no larger limit for blocks of their own (DEFAULT_MMAP_THRESHOLD_MAX on 64 bits)."""
 _KEPT = 512 * 2**20  # free bytes at the end of the heap; an LMDB transaction of 512 keys leaves 80 MB there
 _AFTERWARDS = 2 * _LARGEST_KEPT
 """What glibc itself keeps in a process that has freed a block of the largest kind: it raises both limits then."""
+
+
+class ThreadMemory(threading.local):
+    """Memory that each thread keeps for something that it makes again and again, a piece at a time."""
+
+    def __init__(self) -> None:
+        self._kept = np.empty(0, np.uint8)
+
+    def octets(self, size: int) -> NDArray[np.uint8]:
+        """``size`` bytes without a value yet, which are this thread's until it asks again."""
+        if len(self._kept) < size:
+            self._kept = np.empty(size, np.uint8)
+        return self._kept[:size]
+
 
 _changing = threading.Lock()
 _holders = 0

@@ -6,8 +6,7 @@ here: a block is inflated, and undoing its predictor writes its pixels to where 
 they pass through memory once. Everything else is left to GDAL (``open_blocks`` gives None), and the pixels are the
 same either way.
 
-Sources: TIFF 6.0 (directories, strips, tiles, predictor 2); Adobe's TIFF technical note 3 (predictor 3); the BigTIFF
-design of the libtiff project (8-byte offsets).
+Sources: TIFF 6.0 (directories, strips, tiles); the BigTIFF design of the libtiff project (8-byte offsets).
 """
 
 import os
@@ -22,6 +21,8 @@ import rasterio
 from numba import njit
 from numpy.typing import NDArray
 from rasterio.errors import RasterioIOError
+
+from landpatch.catalog.predictors import LANES, restore_bytes, restore_line
 
 # Fields of a TIFF directory: their tags, and what counts where the file leaves them out.
 _WIDTH, _LENGTH, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
@@ -242,15 +243,6 @@ def _directory(descriptor: int, file_size: int) -> dict[int, NDArray[Any]]:
 
 
 @njit(cache=True, nogil=True)
-def restore_line(words: NDArray[Any], predictor: int, line: NDArray[Any]) -> None:
-    """A row of a block as pixels: with predictor 2 each word is the difference from the one to its left."""
-    value = line.dtype.type(0)
-    for i in range(words.size):
-        value = line.dtype.type(words[i] if predictor == 1 else value + words[i])
-        line[i] = value
-
-
-@njit(cache=True, nogil=True)
 def _restore(block: NDArray[Any], predictor: int, row: int, column: int, out: NDArray[Any]) -> None:
     height, width = out.shape
     line = np.empty(column + width, block.dtype)
@@ -260,62 +252,11 @@ def _restore(block: NDArray[Any], predictor: int, row: int, column: int, out: ND
             out[y, x] = line[column + x]
 
 
-_CHUNK = 256  # pixels; sums of as many bytes fit in 16 bits
-_EVEN_BYTES, _EVEN_PAIRS = np.uint64(0x00FF00FF00FF00FF), np.uint64(0x0000FFFF0000FFFF)
-
-
 @njit(cache=True, nogil=True)
 def _restore_bytes(block: NDArray[np.uint8], row: int, column: int, out: NDArray[np.uint32]) -> None:
-    """Predictor 3: a row holds the highest bytes of all its pixels, then the second highest and so on, and each byte
-    is the difference from the one before it, also from one of these runs to the next.
-
-    The four bytes of a pixel are added up at once, in lanes of 16 bits.
-    """
     height, width = out.shape
-    columns, end = block.shape[1] // 4, column + width
-    line, lanes = np.empty(end, np.uint32), np.empty(_CHUNK, np.uint64)
-    b8, b16, b32, b48 = np.uint64(8), np.uint64(16), np.uint64(32), np.uint64(48)
+    line, lanes = np.empty(column + width, np.uint32), np.empty(LANES, np.uint64)
     for y in range(height):
-        octets = block[row + y]
-        a, b, c, d = (
-            octets[:columns],
-            octets[columns : 2 * columns],
-            octets[2 * columns : 3 * columns],
-            octets[3 * columns :],
-        )
-        sum_a = _sum(a)
-        sum_b = np.uint8(sum_a + _sum(b))
-        sum_c = np.uint8(sum_b + _sum(c))
-        sums = np.uint64(sum_a) << b32 | np.uint64(sum_b) << b16 | np.uint64(sum_c)
-        for start in range(0, end, _CHUNK):
-            size = min(_CHUNK, end - start)
-            aa, bb, cc, dd = (
-                a[start : start + size],
-                b[start : start + size],
-                c[start : start + size],
-                d[start : start + size],
-            )
-            for i in range(size):
-                lanes[i] = (
-                    np.uint64(aa[i]) << b48 | np.uint64(bb[i]) << b32 | np.uint64(cc[i]) << b16 | np.uint64(dd[i])
-                )
-            for i in range(size):
-                sums += lanes[i]
-                lanes[i] = sums
-            sums &= _EVEN_BYTES
-            target = line[start : start + size]
-            for i in range(size):
-                word = lanes[i] & _EVEN_BYTES
-                word = (word | word >> b8) & _EVEN_PAIRS
-                target[i] = np.uint32(word | word >> b16)
+        restore_bytes(block[row + y], lanes, line)
         for x in range(width):
             out[y, x] = line[column + x]
-
-
-@njit(cache=True, nogil=True)
-def _sum(octets: NDArray[np.uint8]) -> np.uint8:
-    """Modulo 256."""
-    total = np.uint8(0)
-    for octet in octets:
-        total = np.uint8(total + octet)
-    return total

@@ -24,9 +24,10 @@ from landpatch.catalog.bands import PatchAsset, optical_bands
 from landpatch.catalog.errors import InvalidScene, UnreadableAsset
 from landpatch.catalog.grid import PATCH_METRES, TileGrid
 from landpatch.catalog.names import TILE_PATCHES
+from landpatch.catalog.predictors import restore_line
 from landpatch.catalog.safe import verify_zip_member
 from landpatch.catalog.scenes import BandAsset, OpticalScene
-from landpatch.functions.geotiff_blocks import BlockReader, Part, open_blocks, restore_line
+from landpatch.functions.geotiff_blocks import BlockReader, Part, open_blocks
 from landpatch.functions.raster import gdal_environment, open_raster
 
 # The darkest clear pixels (0.1 percentile) tell whether 1000 was added: about 950 or more with the offset, less

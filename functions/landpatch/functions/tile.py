@@ -390,7 +390,8 @@ class _Block:
         pixels: tuple[int, ...] = ()
         if chosen.counts is not None and self.sources.labels is not None:
             counts = zip(self.sources.labels.nomenclature.classes, chosen.counts[row, x, :-2].tolist(), strict=True)
-            labels, pixels = zip(*((name, count) for name, count in counts if count), strict=True)
+            present = [(name, count) for name, count in counts if count]
+            labels, pixels = tuple(name for name, _ in present), tuple(count for _, count in present)
         scl = chosen.classification
         radar = int(chosen.radar_of[row, x])
         return PatchRecord(
