@@ -95,6 +95,7 @@ def tables(figures: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
             ("processor, cores", f"{m['processor']}, {m['cores']}", ""),
             ("load before and after", load, ""),
             ("date, Python", f"{m['date']}, {m['python']}", ""),
+            ("memory that was not used lately, CPU s a GB", f"{f['store']['new_memory']:.2f}", ""),
         ],
     )
     naive_tile = naive["cpu_a_patch"] * build["kept"]
