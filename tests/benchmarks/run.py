@@ -4,8 +4,7 @@
 
 Generates a full-size tile once (some minutes, 2.5 GB, kept in .cache/bench), then measures each thing in a process of
 its own. Prints figures with their bars beside them and asserts nothing: docs/performance.md says how to read them.
-Needs 4 GB of memory; up to 8 are touched before what is measured, because some machines take back what is free
-(docs/performance.md). Needs 10 GB of disk while it runs.
+Needs 4 GB of memory, and 10 GB of disk while it runs.
 """
 
 import argparse
@@ -21,7 +20,6 @@ from typing import Any
 from measure import machine, measured
 
 ROOT = Path(__file__).parents[2]
-MEMORY = 8  # GB, what the whole tile with its LMDB reads and writes
 Row = tuple[str, str, str]
 
 
@@ -51,7 +49,6 @@ def measure_all(cache: Path, work: Path, patches: int, rico: int) -> dict[str, A
     figures: dict[str, Any] = {"machine": machine(), "work": str(work)}
     # A cache of compiled code of its own: cold for the first process, warm for all others.
     compiled = {"NUMBA_CACHE_DIR": str(work / "numba")}
-    costs: list[float] = []
 
     def step(name: str, text: str, script: str, *arguments: object, as_installed: bool = False) -> dict[str, Any]:
         print(f"  {text} ...", end="", flush=True, file=sys.stderr)
@@ -64,26 +61,18 @@ def measure_all(cache: Path, work: Path, patches: int, rico: int) -> dict[str, A
     def product(name: str, text: str, script: str, *arguments: object) -> dict[str, Any]:
         return step(name, text, script, *arguments, as_installed=True)
 
-    def memory_at_hand() -> None:
-        found = step("memory", "memory, touched and given back", "memory.py", MEMORY)
-        costs.append(found["cpu_a_gigabyte"])
-        found["most"] = max(costs)
-
     print(f"Scenes in {cache}, work in {work}", file=sys.stderr)
     dataset, tile = work / "dataset", "tile_build.py"
     step("tile", "the tile (generated if it is not there)", "full_tile.py", cache)
     product("cold", "one row of patches, everything to be compiled", tile, "start", cache, work / "cold")
     product("warm", "the same again", tile, "start", cache, work / "warm")
-    memory_at_hand()
     built = product("build", "the whole tile", tile, "build", cache, dataset)
     size = built["bytes"] // built["objects"]
     step("store", "plain files of the same size", "store_speed.py", work / "store", 10_000, size)
-    memory_at_hand()
     product(
         "phases", "the tile, timed inside, LMDB on the way", tile, "phases", cache, work / "fused", work / "on.lmdb"
     )
     figures["same_bytes"] = _same_tree(dataset, work / "fused")
-    memory_at_hand()
     product("export", "LMDB from files", "lmdb_export.py", "landpatch", dataset, work / "from.lmdb")
     step("tree", f"{rico} patches, one band a file", "lmdb_export.py", "tree", dataset, work / "tree", rico)
     step("rico", "LMDB in rico-hdl's structure", "lmdb_export.py", "rico", work / "tree", work / "rico.lmdb")
@@ -106,7 +95,7 @@ def tables(figures: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
             ("processor, cores", f"{m['processor']}, {m['cores']}", ""),
             ("load before and after", load, ""),
             ("date, Python", f"{m['date']}, {m['python']}", ""),
-            ("memory that nobody used lately, CPU s a GB", f"{f['memory']['most']:.2f}", ""),
+            ("memory that was not used lately, CPU s a GB", f"{f['store']['new_memory']:.2f}", ""),
         ],
     )
     naive_tile = naive["cpu_a_patch"] * build["kept"]
