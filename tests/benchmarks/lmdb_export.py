@@ -1,6 +1,8 @@
-"""LMDB from patch files: landpatch's export of the whole dataset, and rico-hdl's structure on some of its patches.
+"""LMDB from patch files: landpatch's export of the whole dataset, and rico-hdl's structure on some of its patches;
+and LMDB from arrays in memory, as a build hands them over.
 
     lmdb_export.py landpatch DATASET LMDB REPORT
+    lmdb_export.py arrays DATASET LMDB REPORT
     lmdb_export.py tree DATASET FOLDER PATCHES REPORT      writes what rico-hdl reads: one file a band
     lmdb_export.py rico FOLDER LMDB REPORT
 
@@ -8,6 +10,7 @@ rico-hdl (github.com/kai-tub/rico-hdl) reads every band of a patch through raste
 serialises that with safetensors and puts 512 keys a transaction; done here in one process, without its progress bars.
 """
 
+import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -20,6 +23,7 @@ import safetensors.numpy
 from measure import cpu_seconds, write_report
 
 KEYS_A_TRANSACTION = 512
+COLUMNS = 91  # of patches in a tile
 
 
 def export(dataset: Path, target: Path) -> dict[str, Any]:
@@ -37,10 +41,47 @@ def export(dataset: Path, target: Path) -> dict[str, Any]:
     return {"patches": result.patches, "keys": result.keys, "bytes": result.bytes, "cpu": cpu_seconds() - before}
 
 
+def arrays(dataset: Path, target: Path) -> dict[str, Any]:
+    """A tile's worth of patches into a LmdbWriter, in one thread: the pixels of 91 patches, 91 times, each time under
+    other names.
+
+    Written twice: the memory of the first file, which is deleted, is at hand for the second. Some machines take back
+    what memory is free, and have then to be asked for it.
+    """
+    from landpatch.catalog.bands import OPTICAL_ASSETS, PATCH_ASSETS, REFERENCE_MAP, S1
+    from landpatch.catalog.cogs import read_planes
+    from landpatch.catalog.exports.lmdb import LmdbWriter
+    from landpatch.catalog.store import Dataset
+
+    rows = Dataset.open(dataset).table(["id", "landpatch:s1_name", "assets"]).slice(0, COLUMNS).to_pylist()
+    pixels = [
+        {
+            asset.key: read_planes((dataset / row["assets"][asset.key]["href"]).read_bytes(), asset)
+            for asset in PATCH_ASSETS
+        }
+        for row in rows
+    ]
+    cpu = []
+    for _ in range(2):
+        shutil.rmtree(target.with_name(f"{target.name}.partial"), ignore_errors=True)
+        before = cpu_seconds()
+        with LmdbWriter(target, dataset=dataset.as_uri()) as writer:
+            for number in range(COLUMNS):
+                for row, planes in zip(rows, pixels, strict=True):
+                    writer.put_patch(
+                        f"{row['id']}_{number:02d}",
+                        f"{row['landpatch:s1_name']}_{number:02d}",
+                        {asset.key: planes[asset.key] for asset in OPTICAL_ASSETS},
+                        planes[S1.key],
+                        planes[REFERENCE_MAP.key][0],
+                    )
+        cpu.append(cpu_seconds() - before)
+    patches = COLUMNS * len(rows)
+    return {"patches": patches, "first": patches / cpu[0], "again": patches / cpu[1]}
+
+
 def tree(dataset: Path, folder: Path, patches: int) -> dict[str, Any]:
     """Patches in the tree of BigEarthNet v2.0, written by rasterio: GTiff, deflate, predictor, one band a file."""
-    import shutil
-
     from landpatch.catalog.bands import PATCH_ASSETS, REFERENCE_MAP, S1
     from landpatch.catalog.store import Dataset
 
@@ -98,4 +139,4 @@ if __name__ == "__main__":
     if what == "tree":
         write_report(report, tree(Path(rest[0]), Path(rest[1]), int(rest[2])))
     else:
-        write_report(report, {"landpatch": export, "rico": rico}[what](*map(Path, rest)))
+        write_report(report, {"landpatch": export, "arrays": arrays, "rico": rico}[what](*map(Path, rest)))

@@ -74,6 +74,7 @@ def measure_all(cache: Path, work: Path, patches: int, rico: int) -> dict[str, A
     )
     figures["same_bytes"] = _same_tree(dataset, work / "fused")
     product("export", "LMDB from files", "lmdb_export.py", "landpatch", dataset, work / "from.lmdb")
+    product("arrays", "LMDB from arrays, twice", "lmdb_export.py", "arrays", dataset, work / "arrays.lmdb")
     step("tree", f"{rico} patches, one band a file", "lmdb_export.py", "tree", dataset, work / "tree", rico)
     step("rico", "LMDB in rico-hdl's structure", "lmdb_export.py", "rico", work / "tree", work / "rico.lmdb")
     for way in ("usual", "careful"):
@@ -138,6 +139,8 @@ def tables(figures: dict[str, Any]) -> Iterator[tuple[str, list[Row]]]:
         f"LMDB of {export['patches']:,} patches ({export['bytes'] / 1e9:.2f} GB), patches a CPU s",
         [
             ("from files", f"{from_files:,.0f}", ">= 400"),
+            ("from arrays, by itself, memory at hand", f"{f['arrays']['again']:,.0f}", ">= 2,000"),
+            ("   the first time", f"{f['arrays']['first']:,.0f}", ""),
             ("on the way of a build", f"{fused:,.0f}", ">= 2,000"),
             ("   with the finishing pass", f"{finished:,.0f}", ""),
             (f"rico-hdl's structure ({rico['patches']} patches)", f"{from_rico:,.0f}", ""),
