@@ -63,7 +63,6 @@ def arrays(dataset: Path, target: Path) -> dict[str, Any]:
     ]
     cpu = []
     for _ in range(2):
-        shutil.rmtree(target.with_name(f"{target.name}.partial"), ignore_errors=True)
         before = cpu_seconds()
         with LmdbWriter(target, dataset=dataset.as_uri()) as writer:
             for number in range(COLUMNS):
@@ -76,6 +75,7 @@ def arrays(dataset: Path, target: Path) -> dict[str, Any]:
                         planes[REFERENCE_MAP.key][0],
                     )
         cpu.append(cpu_seconds() - before)
+        shutil.rmtree(target.with_name(f"{target.name}.partial"))
     patches = COLUMNS * len(rows)
     return {"patches": patches, "first": patches / cpu[0], "again": patches / cpu[1]}
 

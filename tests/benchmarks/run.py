@@ -4,7 +4,7 @@
 
 Generates a full-size tile once (some minutes, 2.5 GB, kept in .cache/bench), then measures each thing in a process of
 its own. Prints figures with their bars beside them and asserts nothing: docs/performance.md says how to read them.
-Needs 4 GB of memory, and 10 GB of disk while it runs.
+Needs 4 GB of memory, and 13 GB of disk while it runs.
 """
 
 import argparse

@@ -178,7 +178,6 @@ class _Database:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._env = self._opened(_FIRST_MAP)
-        self._file = os.open(folder / _DATA, os.O_RDONLY | os.O_CLOEXEC)
         self._passed = self._end()
 
     def _opened(self, map_size: int) -> Any:
@@ -235,14 +234,13 @@ class _Database:
 
     def _make_room(self, values: int, size: int) -> None:
         """So that a transaction does not have to be begun again with a larger map, for which it is too late then."""
-        info = self._env.info()
         page = self._env.stat()["psize"]
         # A value has pages of its own; of the tree's it needs less than one, a transaction some more.
-        needed = (info["last_pgno"] + 1 + values * (size // page + 3) + _SPARE_PAGES) * page
-        map_size = info["map_size"]
+        needed = self._end() + (values * (size // page + 3) + _SPARE_PAGES) * page
+        present = map_size = self._env.info()["map_size"]
         while map_size < needed:
             map_size += min(map_size, _MAP_STEP)
-        if map_size != info["map_size"]:
+        if map_size != present:
             self._env.set_mapsize(map_size)
 
     def _let_go(self) -> None:
@@ -255,7 +253,8 @@ class _Database:
         if end - self._passed >= _LET_GO and hasattr(os, "posix_fadvise"):  # Linux, BSD
             # Of what is not on the disk yet the writing begins only; the next call has it forgotten.
             start = max(0, self._passed - _LET_GO)
-            os.posix_fadvise(self._file, start, end - start, os.POSIX_FADV_DONTNEED)
+            with (self._folder / _DATA).open("rb") as file:
+                os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
             self._passed = end
 
     def _end(self) -> int:
@@ -278,7 +277,6 @@ class _Database:
                 self._env.sync(True)
         finally:
             self._env.close()
-            os.close(self._file)
 
     def _written(self, write: Callable[[Any], None]) -> None:
         with self._explained():
